@@ -1,0 +1,97 @@
+"""Draws, and does nothing else."""
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+# Okabe and Ito's palette, which the colour-blind can tell apart, and a mark for each as a second cue
+COLOURS = {"gd": "#000000", "adagrad": "#D55E00", "rmsprop": "#0072B2", "adam": "#009E73"}
+NAMES = {"gd": "GD", "adagrad": "AdaGrad", "rmsprop": "RMSProp", "adam": "Adam (w/m)"}
+MARKS = {"discrete": "o", "flow": "x", "limit": "+"}
+EAST, NORTH = np.array([-1, 1, 0]) / np.sqrt(2), np.array([-1, -1, 2]) / np.sqrt(6)
+
+
+def save(figure, path):
+    figure.savefig(path, format="png", dpi=110)
+    plt.close(figure)
+
+
+def jitter(n, width=0.25):
+    """Offsets that spread n marks evenly, the same ones every time."""
+    return width * ((np.arange(n) * 0.618034) % 1 - 0.5)
+
+
+def octant(axes, results):
+    """h_∞ / ||h_∞|| of one optimizer on the positive octant, seen along (1, 1, 1)."""
+    arc = np.linspace(0, np.pi / 2, 50)
+    for k in range(3):
+        edge = np.zeros((50, 3))
+        edge[:, k], edge[:, (k + 1) % 3] = np.cos(arc), np.sin(arc)
+        axes.plot(edge @ EAST, edge @ NORTH, color="0.6", lw=1)
+        corner = 1.13 * np.eye(3)[k]
+        axes.text(corner @ EAST, corner @ NORTH, f"$h_{k + 1}$", ha="center", va="center", color="0.3")
+    for r in results:
+        h = r["h_inf"] / np.linalg.norm(r["h_inf"], axis=-1, keepdims=True)
+        axes.plot(h @ EAST, h @ NORTH, MARKS[r["form"]], color=COLOURS[r["optimizer"]], ms=5, mfc="none", alpha=0.7)
+    axes.plot(0, 0, "*", ms=13, mfc="none", mec="#CC79A7", mew=1.3)
+    axes.set(aspect="equal", xlim=(-1, 1), ylim=(-0.68, 1.05), title=NAMES[results[0]["optimizer"]])
+    axes.axis("off")
+
+
+def strips(axes, results, key, label):
+    """One strip of marks per optimizer, the forms side by side."""
+    optimizers, forms = (list(dict.fromkeys(r[k] for r in results)) for k in ("optimizer", "form"))
+    for r in results:
+        place = optimizers.index(r["optimizer"]) + 0.8 * ((forms.index(r["form"]) + 0.5) / len(forms) - 0.5)
+        values = key(r)
+        spots = place + jitter(len(values), 0.5 / len(forms))
+        axes.plot(spots, values, MARKS[r["form"]], color=COLOURS[r["optimizer"]], ms=4, mfc="none", alpha=0.7)
+    axes.set_xticks(range(len(optimizers)), [NAMES[o] for o in optimizers])
+    axes.set(ylabel=label, xlim=(-0.6, len(optimizers) - 0.4))
+    axes.grid(axis="y", color="0.9")
+
+
+def decisions(axes, x, y, results):
+    """The data, and outside them the unit normal of every run's decision line, one circle per optimizer."""
+    for label, mark, face in ((1, "s", "0.35"), (-1, "o", "none")):
+        axes.plot(*x[y == label].T, mark, ms=3.5, mec="0.35", mfc=face, mew=0.8, label=f"y = {label:+d}")
+    reach = np.linalg.norm(x, axis=1).max()
+    optimizers = list(dict.fromkeys(r["optimizer"] for r in results))
+    for k, optimizer in enumerate(optimizers):
+        w = np.concatenate([r["w"] for r in results if r["optimizer"] == optimizer])
+        normal = w[:, :2] * np.sign(w[:, 2:])
+        normal = normal / np.linalg.norm(normal, axis=1, keepdims=True) * reach * (1.12 + 0.1 * k)
+        axes.plot(*normal.T, "o", ms=3, color=COLOURS[optimizer], alpha=0.6, label=NAMES[optimizer])
+    axes.plot([], [], " ", label="(normals of\ndecision lines)")
+    span = reach * (1.2 + 0.1 * len(optimizers))
+    axes.set(aspect="equal", xlim=(-span, span), ylim=(-span, span), xlabel="$x_1$", ylabel="$x_2$")
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
+
+
+def angles(r):
+    h = r["h_inf"] / np.linalg.norm(r["h_inf"], axis=-1, keepdims=True)
+    return 2 * np.degrees(np.arcsin(np.linalg.norm(h - h.shape[-1] ** -0.5, axis=-1) / 2))
+
+
+def direction(path, x, y, results):
+    """Directions of h_∞, normalised margins and, for three parameters in the plane, the data with the decisions."""
+    optimizers = list(dict.fromkeys(r["optimizer"] for r in results))
+    plane = x.shape[1] == 2 and results[0]["w"].shape[-1] == 3
+    figure = plt.figure(figsize=(10, 6.6 if plane else 3.8), layout="constrained")
+    if plane:
+        top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.35))
+        for axes, optimizer in zip(top.subplots(1, len(optimizers), squeeze=False)[0], optimizers):
+            octant(axes, [r for r in results if r["optimizer"] == optimizer])
+        top.suptitle(r"directions of $h_\infty$ of all runs on the positive octant; star: $(1,1,1)/\sqrt{3}$", fontsize=11)
+        left, right = bottom.subplots(1, 2)
+        decisions(right, x, y, results)
+    else:
+        right, left = figure.subplots(1, 2)
+        strips(right, results, angles, r"angle of $h_\infty$ to $(1,\ldots,1)$ (degrees)")
+    strips(left, results, lambda r: r["margin"], r"normalised margin $q_{\min}/\|w\|^L$")
+    for form in dict.fromkeys(r["form"] for r in results):
+        left.plot([], [], MARKS[form], color="0.3", mfc="none", label=form)
+    left.legend(fontsize=8, ncols=3, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    save(figure, path)

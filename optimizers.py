@@ -1,0 +1,206 @@
+"""The dynamics: an optimizer is its conditioner h, and it has two clocks, the discrete update and the flow."""
+
+import numpy as np
+
+from minibias import norm
+
+
+class GD:
+    """Gradient descent, h = 1 for ever: the yardstick, with no use for ε and b.
+
+    A conditioner carries S (runs, p), the slide's sum (discrete) or integral (flow) of squared gradients, and turns it
+    into h = square^-1/2. Times are in steps; g2 = ∂L², and the flow hands over log g2 as well, since g2 underflows.
+
+    eps      ε > 0, inside the root as on the slides; PyTorch and Keras add theirs (about 1e-8) outside it
+    b        the decay in (0, 1): RMSProp's and Adam's forget at the rate e^-(1-b), common libraries at b
+    Raises ValueError for eps or b out of range.
+    """
+
+    def __init__(self, eps=1e-5, b=0.9):
+        if not 0 < eps < np.inf:
+            raise ValueError(f"eps must be a finite number above 0, not {eps:g}")
+        if not 0 < b < 1:
+            raise ValueError(f"b must lie between 0 and 1, both excluded, not {b:g}")
+        self.eps, self.b = eps, b
+
+    def add(self, S, g2):
+        """The slide's sum after one more gradient."""
+        return S
+
+    def relax(self, S, g2, log_g2, log_dt):
+        """The slide's integral after a time dt at a constant gradient."""
+        return S
+
+    def square(self, S, t, g2):
+        """h^-2 at time t; g2 matters only to a conditioner whose value at t = 0 is a limit."""
+        return np.ones_like(S)
+
+    def longest(self, S, t, g2, log_g2, fraction):
+        """log of the longest dt that changes h^-2 by no more than `fraction` of itself, per coordinate."""
+        return np.full_like(S, np.inf)
+
+
+class AdaGrad(GD):
+    """AdaGrad: S_t = S_{t-1} + g_t², h = 1 / sqrt(ε + S) (slide "Adaptive Optimizers"); h_∞ depends on the whole path."""
+
+    def add(self, S, g2):
+        return S + g2
+
+    def relax(self, S, g2, log_g2, log_dt):
+        return S + np.exp(log_dt + log_g2)
+
+    def square(self, S, t, g2):
+        return self.eps + S
+
+    def longest(self, S, t, g2, log_g2, fraction):
+        return np.log(fraction * self.square(S, t, g2)) - log_g2
+
+
+class RMSProp(AdaGrad):
+    """RMSProp: S_t = e^-(1-b) S_{t-1} + (1-b) g_t², h = 1 / sqrt(ε + S), so h_∞ = 1/√ε in every coordinate.
+
+    The integral of the flow relaxes to g² at the rate 1-b, here exactly for constant g. The slide's sum is larger than
+    its integral by (1-b) / (1 - e^-(1-b)), 1.05 at b = 0.9. PyTorch and Keras use b in place of e^-(1-b).
+    """
+
+    def add(self, S, g2):
+        return np.exp(self.b - 1) * S + (1 - self.b) * g2
+
+    def relax(self, S, g2, log_g2, log_dt):
+        x = (self.b - 1) * np.exp(log_dt)
+        return np.exp(x) * S - np.expm1(x) * g2  # expm1: 1 - e^x would be 0 where g2 is huge and dt therefore tiny
+
+    def longest(self, S, t, g2, log_g2, fraction):
+        share = fraction * self.square(S, t, g2) / np.abs(g2 - S)
+        return np.where(share < 1, np.log(-np.log1p(-np.minimum(share, 1)) / (1 - self.b)), np.inf)
+
+
+class Adam(RMSProp):
+    """Adam without momentum: RMSProp's S divided by 1 - b^t, h = 1 / sqrt(ε + S / (1 - b^t)).
+
+    t counts gradients from 1: the slide's t = 0 term would divide by zero. In the flow the quotient has the limit
+    (1-b) / (-log b) g² at t = 0. The correction b^t and the decay e^-(1-b)t are the slide's; PyTorch has b^t in both.
+    """
+
+    def square(self, S, t, g2):
+        start = (1 - self.b) / -np.log(self.b) * g2
+        return self.eps + np.where(t > 0, S / -np.expm1(t * np.log(self.b)), start)
+
+    def longest(self, S, t, g2, log_g2, fraction):
+        """To first order in dt: with two different decays the quotient's change has no inverse in closed form."""
+        correction = -np.expm1(t * np.log(self.b))
+        decay = S / correction * np.log(self.b) * np.exp(t * np.log(self.b))
+        rate = np.where(t > 0, ((1 - self.b) * (g2 - S) + decay) / correction, 0.0)
+        return np.log(fraction * self.square(S, t, g2)) - np.log(np.abs(rate))
+
+
+CONDITIONERS = {"gd": GD, "adagrad": AdaGrad, "rmsprop": RMSProp, "adam": Adam}
+
+
+class Discrete:
+    """The discrete update w(t+1) = w(t) - lr h(t) ⊙ ∂L(w(t)) of all runs at once (slide "discrete form").
+
+    After `step()`: w, S, h (of the step just made), log_loss and u = ∂ log L at w, t steps made. A run whose next step
+    would not be finite keeps its last finite state for ever: `overflow` (runs,). A run moves only while it is `alive`
+    (runs,), which can be cleared from outside.
+    """
+
+    def __init__(self, problem, conditioner, w, lr):
+        if not 0 < lr < np.inf:
+            raise ValueError(f"lr must be a finite number above 0, not {lr:g}")
+        self.problem, self.conditioner, self.lr = problem, conditioner, lr
+        self.t, self.w, self.S = 0, np.array(w, float), np.zeros(np.shape(w))
+        with np.errstate(all="ignore"):
+            self.log_loss, self.u = problem.gradient(self.w)
+            self.h = conditioner.square(self.S, 0, self.S) ** -0.5
+        self.alive = np.isfinite(self.log_loss) & np.isfinite(self.u).all(-1)
+        self.overflow = ~self.alive
+
+    def step(self):
+        with np.errstate(all="ignore"):
+            self.t += 1
+            g = np.exp(self.log_loss)[:, None] * self.u
+            S = self.conditioner.add(self.S, g * g)
+            h = 1 / np.sqrt(self.conditioner.square(S, self.t, g))
+            self.move(self.w - self.lr * h * g, S=S, h=h)
+
+    def move(self, w, **state):
+        """Go to w with the new state, a dict of names and arrays (runs, ...): those runs that stay finite."""
+        log_loss, u = self.problem.gradient(w)
+        state.update(w=w, log_loss=log_loss, u=u)
+        if not (np.isfinite(u.sum() + log_loss.sum() + state["S"].sum()) and self.alive.all()):
+            finite = [np.isfinite(new).reshape(len(w), -1).all(-1) for new in state.values()]
+            self.overflow |= self.alive & ~np.all(finite, axis=0)
+            self.alive &= ~self.overflow
+            for name, new in state.items():
+                state[name] = np.where(self.alive.reshape(-1, *[1] * (new.ndim - 1)), new, getattr(self, name))
+        self.__dict__.update(state)
+
+
+class Flow(Discrete):
+    """The flow dw/dt = -lr h ⊙ ∂L by explicit Euler with steps that follow the loss (slide "continuous form": lr = 1).
+
+    Each run takes the longest dt that changes log L by at most c to first order, ||w|| by at most c max(1, ||w||), and
+    any h_j^-2 by at most a fraction 4c of itself. Time is carried as log_t (runs,): dt grows like 1 / L.
+    After `step()`, h is that of the new time.
+    """
+
+    def __init__(self, problem, conditioner, w, lr=1.0, c=0.1):
+        super().__init__(problem, conditioner, w, lr)
+        self.c, self.log_t = c, np.full(len(self.w), -np.inf)
+        with np.errstate(all="ignore"):
+            self.h = self.conditioner.square(self.S, 0.0, (np.exp(self.log_loss)[:, None] * self.u) ** 2) ** -0.5
+        self.overflow |= ~(self.h > 0).all(-1)
+        self.alive &= ~self.overflow
+
+    def step(self):
+        with np.errstate(all="ignore"):
+            t = np.exp(self.log_t)[:, None]
+            log_g2 = 2 * (self.log_loss[:, None] + np.log(np.abs(self.u)))
+            g2, velocity = np.exp(log_g2), self.h * self.u
+            reach = self.c * np.maximum(1, norm(self.w))
+            log_advance = np.log(np.minimum(self.c / (velocity * self.u).sum(-1), reach / norm(velocity)))
+            log_rate = np.log(self.lr) + self.log_loss
+            longest = self.conditioner.longest(self.S, t, g2, log_g2, 4 * self.c).min(-1)
+            log_dt = np.minimum(log_advance - log_rate, longest)
+            S = self.conditioner.relax(self.S, g2, log_g2, log_dt[:, None])
+            w = self.w - np.exp(log_dt + log_rate)[:, None] * velocity
+            log_t = np.logaddexp(self.log_t, log_dt)
+            h = 1 / np.sqrt(self.conditioner.square(S, np.exp(log_t)[:, None], g2))
+            self.move(w, S=S, h=h, log_t=log_t)
+
+
+def descend(problem, conditioner, w, lr, steps, record=()):
+    """The discrete update for `steps` steps, and snapshots [(t, w, h, log_loss)] after the steps in `record`."""
+    state, snapshots, record = Discrete(problem, conditioner, w, lr), [], set(record)
+    for _ in range(steps):
+        state.step()
+        if state.t in record:
+            snapshots.append((state.t, state.w, state.h, state.log_loss))
+    return state, snapshots
+
+
+SEPARATES_WITHIN = 20_000  # steps of the flow; the default study needs about 700
+
+
+def follow(problem, conditioner, w, levels=(-25.0, -50.0), lr=1.0, c=0.1):
+    """The flow until every run's log L is at the last of the falling `levels`, and (w, h) where it passed each of them.
+
+    Returns the state, w and h of shape (levels, runs, p) and `reached` (levels, runs). A run that has not separated
+    the data after 20,000 steps stops, one that is not at the last level after five times as many too.
+    """
+    state = Flow(problem, conditioner, w, lr, c)
+    passed_w, passed_h = (np.repeat(a[None], len(levels), 0) for a in (state.w, state.h))
+    reached = np.zeros((len(levels), len(state.w)), bool)
+    for steps in range(5 * SEPARATES_WITHIN):
+        for k, level in enumerate(levels):
+            new = ~reached[k] & (state.log_loss <= level)
+            passed_w[k, new], passed_h[k, new] = state.w[new], state.h[new]
+            reached[k] |= new
+        state.alive &= ~reached[-1]
+        if steps == SEPARATES_WITHIN:
+            state.alive &= problem.margins(state.w).min(-1) > 0
+        if not state.alive.any():
+            break
+        state.step()
+    return state, passed_w, passed_h, reached
