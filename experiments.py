@@ -235,7 +235,7 @@ def direction(args):
 EXPLAINED = {
     "overflow": "overflow, float64 cannot hold the loss or h at the next step; smaller data or a smaller --lr help",
     "not separated": "not separated, the end point misclassifies some sample",
-    "h still moving": f"h still moving, it changes by more than {SETTLED:g} from log L = {LOG_LOSS_END / 2:g} to {LOG_LOSS_END:g}",
+    "h still moving": f"h still moving, by more than {SETTLED:g} of itself from log L = {LOG_LOSS_END / 2:g} to {LOG_LOSS_END:g}",
 }
 
 
@@ -268,11 +268,12 @@ def parser():
         epilog="example: python experiments.py direction --data points.csv --model mlp:8 --runs 20",
     )
     common(sub, loss="exp")
-    sub.add_argument("--forms", type=some_of("discrete", "flow"), default=["discrete", "flow"], help="some of discrete,flow (both)")
+    forms = ["discrete", "flow"]
+    sub.add_argument("--forms", type=some_of(*forms), default=forms, help="some of discrete,flow (both)")
     sub.add_argument("--runs", type=count, default=100, help="initialisations, from 1 on (%(default)s)")
     sub.add_argument("--steps", type=count, default=5000, help="discrete steps, from 1 on (%(default)s)")
     sub.add_argument("--model", type=model_name, default="neuron", help="neuron, linear or mlp:WIDTH[,WIDTH...] (%(default)s)")
-    sub.add_argument("--data", metavar="FILE", help=".npz with x (N, d) and y (N,), or .csv with the label last (the authors' set-up)")
+    sub.add_argument("--data", metavar="FILE", help=".npz with x (N, d), y (N,), or .csv, label last (the authors' data)")
     sub.set_defaults(run=direction)
     return top
 

@@ -68,17 +68,17 @@ defvjp(
 
 
 @notrace_primitive
-def largest(a):
-    """max over the last axis, which stays: a shift that leaves the result alone, so not traced."""
-    return a.max(-1, keepdims=True)
+def smallest(q):
+    """min over the last axis, which stays: a shift that leaves the result alone, so not traced."""
+    return q.min(-1, keepdims=True)
 
 
-def log_sum_exp(a):
-    """log Σ_i e^(a_i) over the last axis and its gradient, the weights e^(a_i) / Σ_j e^(a_j): (..., N) -> (...), (..., N)."""
-    top = largest(a)
-    e = np.exp(a - top)
+def log_sum_exp(q):
+    """log Σ_i e^-q_i over the last axis and its gradient -e^-q_i / Σ_j e^-q_j: (..., N) -> (...), (..., N)."""
+    low = smallest(q)
+    e = np.exp(low - q)
     total = e.sum(-1, keepdims=True)
-    return (top + np.log(total))[..., 0], e / total
+    return (np.log(total) - low)[..., 0], e / -total
 
 
 @primitive
@@ -129,16 +129,13 @@ class Problem:
     def loss(self, q):
         """log L (...) and ∂ log L / ∂q (...), the proof's multipliers up to sign, from margins q; finite for any finite q."""
         if self.kind == "exp":
-            log_loss, weights = log_sum_exp(-q)
-            return log_loss, -weights
-        if self.outputs == 1:
-            each = log_logistic(q)
-            log_loss, weights = log_sum_exp(each)
-            return log_loss, -weights * logistic_weight(q, each)
-        soft, shares = log_sum_exp(-q.reshape(*q.shape[:-1], -1, self.outputs - 1))
+            return log_sum_exp(q)
+        pairs = self.outputs > 1
+        soft, shares = log_sum_exp(q.reshape(*q.shape[:-1], -1, self.outputs - 1)) if pairs else (-q, None)
         each = log_logistic(-soft)
-        log_loss, weights = log_sum_exp(each)
-        return log_loss, -((weights * logistic_weight(-soft, each))[..., None] * shares).reshape(*q.shape)
+        log_loss, weights = log_sum_exp(-each)
+        weights = weights * logistic_weight(-soft, each)
+        return log_loss, -(weights[..., None] * shares).reshape(*q.shape) if pairs else weights
 
     def gradient(self, w):
         """log L (...) and u = ∂ log L = ∂L / L (..., p), which stays finite when L is not: one autograd call for all runs."""

@@ -9,7 +9,7 @@ differentiate again: Newton's method needs the Hessian.
 
 import math
 
-import autograd.numpy as np
+import numpy as np
 from autograd.extend import defvjp, notrace_primitive, primitive
 
 
@@ -63,13 +63,24 @@ def scale(a, factor):
 defvjp(scale, lambda ans, a, factor: lambda g: scale(g, factor), argnums=(0,))
 
 
+@primitive
+def readout(w, a, start, shape):
+    """The one output of a last layer of shape (1, in), without its axis: (..., in, N) or the data (in, N) -> (..., N)."""
+    return times(cut(w, start, shape), a)[..., 0, :]
+
+
+defvjp(
+    readout,
+    lambda ans, w, a, start, shape: lambda g: paste(times(g[..., None, :], a.swapaxes(-1, -2)), start, w.shape[-1]),
+    lambda ans, w, a, start, shape: lambda g: times(cut(w, start, shape).swapaxes(-1, -2), g[..., None, :]),
+)
+
+
 @notrace_primitive
 def leaky_slope(z, slope, clarke):
     """σ'(z) of the leaky ReLU: 1 above 0, `slope` below, `clarke` at 0. Piecewise constant, so its own derivative is 0."""
-    one, slope, clarke = np.array([1, slope, clarke], z.dtype)
-    if clarke == one:
-        return np.where(z >= 0, one, slope)
-    slopes = np.where(z > 0, one, slope)
+    slopes = (z > 0).astype(z.dtype)
+    np.maximum(slopes, slope, out=slopes)
     if clarke != slope:
         slopes[z == 0] = clarke
     return slopes
@@ -114,8 +125,8 @@ class MLP:
         a = x.T
         for start, shape in zip(self.starts[:-1], self.shapes):
             a = leaky_relu(dense(w, a, start, shape), self.slope, self.clarke)
-        a = dense(w, a, self.starts[-1], self.shapes[-1])
-        return a.reshape(*w.shape[:-1], len(x)) if self.sizes[-1] == 1 else np.swapaxes(a, -1, -2)
+        last = self.starts[-1], self.shapes[-1]
+        return readout(w, a, *last) if self.sizes[-1] == 1 else dense(w, a, *last).swapaxes(-1, -2)
 
 
 def Linear(d, outputs=1):

@@ -1,0 +1,210 @@
+"""The command line as a user meets it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from experiments import default_data, main
+
+SMALL = ["--runs", "4", "--steps", "60", "--jobs", "1"]
+
+
+def run(out, *flags):
+    """Status of a small direction study and its JSON, if it wrote one."""
+    status = main(["direction", *SMALL, "--out", str(out), *flags])
+    path = out / "direction.json"
+    return status, json.loads(path.read_text(), parse_constant=pytest.fail) if path.exists() else None
+
+
+def without_seconds(content):
+    return [{k: v for k, v in r.items() if k != "seconds"} for r in content["results"]]
+
+
+def test_default_study_writes_what_design_says(tmp_path, capsys):
+    status, content = run(tmp_path)
+    assert status == 0
+    assert set(content) == {"config", "versions", "data", "results"}
+    assert content["config"]["lr"] == {"gd": 0.001, "adagrad": 0.1, "rmsprop": 0.1, "adam": 0.1}
+    assert content["config"]["model"] == "neuron" and content["config"]["eps"] == 1e-5 and content["config"]["data"] is None
+    assert set(content["versions"]) == {"python", "numpy", "autograd", "matplotlib"}
+    assert [(r["optimizer"], r["form"]) for r in content["results"]] == [
+        (o, f) for o in ("gd", "adagrad", "rmsprop", "adam") for f in ("discrete", "flow")
+    ]
+    x, y = (np.array(content["data"][k]) for k in "xy")
+    for r in content["results"]:
+        w, h = np.array(r["w"]), np.array(r["h_inf"])
+        assert np.shape(r["w0"]) == w.shape == h.shape == (4, 3)
+        z = w[:, :2] @ x.T
+        q = y * w[:, 2:] * np.where(z > 0, z, z / 2)
+        np.testing.assert_allclose(r["log_loss"], np.log(np.exp(-q).sum(1)), rtol=1e-9)
+        np.testing.assert_allclose(r["margin"], q.min(1) / (w**2).sum(1), rtol=1e-9)
+        assert r["separated"] == (q.min(1) > 0).tolist()
+        assert all(s == "ok" if good else s == "not separated" for s, good in zip(r["status"], r["separated"]))
+        assert r["form"] == "discrete" or max(r["log_loss"]) <= -50
+    picture = (tmp_path / "direction.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 20_000
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["direction.json", "direction.png"]
+    printed = capsys.readouterr()
+    assert str(tmp_path / "direction.json") in printed.out and printed.err == ""
+
+
+def test_same_seed_same_numbers_whatever_the_jobs(tmp_path):
+    one, two = (run(tmp_path / n, "--jobs", n)[1] for n in ("1", "2"))
+    assert without_seconds(one) == without_seconds(two)
+    other = run(tmp_path / "s", "--seed", "1")[1]
+    assert without_seconds(one) != without_seconds(other)
+
+
+def test_more_runs_leave_the_first_ones_alone(tmp_path):
+    few, many = (run(tmp_path / n, "--runs", n, "--optimizers", "adam")[1]["results"] for n in ("2", "5"))
+    for a, b in zip(few, many):
+        assert a["w0"] == b["w0"][:2]
+        np.testing.assert_allclose(a["w"], b["w"][:2], rtol=1e-9)
+
+
+def test_a_form_needs_none_of_the_others(tmp_path):
+    both = run(tmp_path / "a")[1]
+    flow = run(tmp_path / "b", "--forms", "flow")[1]
+    assert [r for r in without_seconds(both) if r["form"] == "flow"] == without_seconds(flow)
+
+
+@pytest.mark.parametrize("header", [False, True])
+def test_own_data_from_csv_and_npz_are_the_same(tmp_path, header):
+    x, y = default_data(3)
+    rows = (["a,b,label"] if header else []) + [f"{a!r},{b!r},{int(c)}" for (a, b), c in zip(x.tolist(), y)]
+    (tmp_path / "points.csv").write_text("\n".join(rows))
+    np.savez(tmp_path / "points.npz", x=x, y=y.astype(int))
+    contents = [run(tmp_path / k, "--data", str(tmp_path / f"points.{k}"))[1] for k in ("csv", "npz")]
+    assert contents[0]["data"] == contents[1]["data"] == {"x": x.tolist(), "y": y.tolist()}
+    assert without_seconds(contents[0]) == without_seconds(contents[1])
+
+
+@pytest.mark.parametrize("model, d, p", [("linear", 2, 2), ("mlp:3", 2, 9), ("mlp:3,2", 4, 20), ("neuron", 5, 6)])
+def test_other_models_and_dimensions(tmp_path, model, d, p):
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0.1, 1, (8, d)) * np.repeat([[1], [-1]], 4, 0)
+    np.savez(tmp_path / "d.npz", x=x, y=np.repeat([1, -1], 4))
+    status, content = run(tmp_path / "out", "--model", model, "--data", str(tmp_path / "d.npz"), "--optimizers", "adagrad")
+    assert status == 0 and np.shape(content["results"][0]["w"]) == (4, p)
+    assert (tmp_path / "out" / "direction.png").exists()
+
+
+def test_three_classes(tmp_path):
+    angle = np.repeat([0, 2, 4], 5) + np.linspace(-0.3, 0.3, 15)
+    np.savez(tmp_path / "d.npz", x=np.stack([np.cos(angle), np.sin(angle)], 1), y=np.repeat([0, 1, 2], 5))
+    status, content = run(tmp_path, "--model", "linear", "--data", str(tmp_path / "d.npz"), "--optimizers", "rmsprop", "--loss", "log")
+    assert status == 0 and content["results"][1]["separated"] == [True] * 4
+
+
+def test_no_separation_is_said_plainly_and_is_no_error(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("optimizers.SEPARATES_WITHIN", 100)
+    (tmp_path / "d.csv").write_text("1,0,1\n1,0,-1\n0,1,1\n")
+    status, content = run(tmp_path, "--data", str(tmp_path / "d.csv"))
+    assert status == 0 and "no run separates the data" in capsys.readouterr().out
+    assert {s for r in content["results"] for s in r["status"]} == {"not separated"}
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e2, 1e4])
+def test_data_of_other_scales_are_followed_or_reported(tmp_path, scale):
+    x, y = default_data(0)
+    np.savez(tmp_path / "d.npz", x=scale * x, y=y)
+    status, content = run(tmp_path, "--data", str(tmp_path / "d.npz"), "--forms", "flow")
+    assert status == 0
+    for r in content["results"]:
+        assert scale == 1e4 or r["status"] == ["ok"] * 4
+        assert set(r["status"]) <= {"ok", "overflow"}
+
+
+GOOD = "1,2,1\n-1,-2,-1\n"
+BAD_FILES = {
+    "missing.csv": (None, "No such file"),
+    "folder.csv": ("folder", "is a folder"),
+    "empty.csv": ("", "no samples"),
+    "header.csv": ("a,b,label\n", "no samples"),
+    "word.csv": (GOOD + "1,zwei,1\n", "line 3 holds 'zwei'"),
+    "ragged.csv": (GOOD + "1,1\n", "line 3 has 2 columns"),
+    "narrow.csv": ("1\n-1\n", "columns"),
+    "nan.csv": (GOOD + "nan,1,1\n", "finite"),
+    "inf.csv": (GOOD + "inf,1,1\n", "finite"),
+    "labels.csv": ("1,2,1\n-1,-2,0\n", "labels"),
+    "one.csv": ("1,2,1\n-1,-2,1\n", "labels"),
+    "binary.csv": (b"\xff\xfe\x00\x01", "can't decode"),
+    "text.npz": ("hello", ""),
+    "data.txt": (GOOD, ".npz or .csv"),
+    "names.npz": ({"a": np.ones(2)}, "named x and y"),
+    "pickle.npz": ({"x": np.array([[None], [1]], object), "y": np.array([1, -1])}, "pickle"),
+    "shapes.npz": ({"x": np.ones((3, 2)), "y": np.array([1, -1])}, "must be"),
+    "strings.npz": ({"x": np.array([["a"], ["b"]]), "y": np.array([1, -1])}, "real numbers"),
+    "complex.npz": ({"x": np.array([[1j], [1]]), "y": np.array([1, -1])}, "real numbers"),
+}
+
+
+@pytest.mark.parametrize("name", [*BAD_FILES, "truncated.npz"])
+def test_bad_data_files_end_in_one_line_and_status_2(tmp_path, capsys, name):
+    path = tmp_path / name
+    content, word = BAD_FILES.get(name, (None, ""))
+    if content == "folder":
+        path.mkdir()
+    elif isinstance(content, str):
+        path.write_text(content)
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content:
+        np.savez(path, **content)
+    elif name == "truncated.npz":
+        x, y = default_data(0)
+        np.savez(path, x=x, y=y)
+        path.write_bytes(path.read_bytes()[:900])
+    status, result = run(tmp_path / "out", "--data", str(path))
+    error = capsys.readouterr().err
+    assert status == 2 and result is None
+    assert error.startswith("error: ") and error.count("\n") == 1 and name in error and word in error
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--eps", "0"], ["--eps", "-1"], ["--eps", "nan"], ["--eps", "inf"], ["--eps", "x"], ["--b", "0"], ["--b", "1"], ["--lr", "0"],
+        ["--runs", "0"], ["--steps", "0"], ["--steps", "1.5"], ["--jobs", "0"], ["--seed", "-1"], ["--loss", "hinge"],
+        ["--optimizers", "sgd"], ["--optimizers", "gd,gd"], ["--optimizers", ""], ["--forms", "smooth"], ["--model", "cnn"],
+        ["--model", "mlp:"], ["--model", "mlp:0"], ["--model", "mlp:3,,2"], ["--step", "5"], ["--unknown"], ["stray"],
+    ],
+)  # fmt: skip
+def test_bad_flags_end_in_one_line_and_status_2(tmp_path, capsys, flags):
+    (tmp_path / "direction.json").write_text("{}")
+    status, result = run(tmp_path, *flags)
+    error = capsys.readouterr().err
+    assert status == 2 and result == {}
+    assert error.startswith("error: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("argv", [[], ["nonsense"], ["direction", "--out", "/dev/null/x"]])
+def test_bad_commands_end_in_one_line_and_status_2(argv, capsys):
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_a_real_process_says_the_same(tmp_path):
+    done = subprocess.run([sys.executable, "experiments.py", "direction", "--eps", "0"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("error: argument --eps")
+
+
+def test_help_names_every_flag(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["direction", "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for flag in ("optimizers", "eps", "b", "lr", "loss", "seed", "out", "jobs", "forms", "runs", "steps", "model", "data"):
+        assert f"--{flag}" in text
+    assert "example:" in text
+
+
+def test_leftovers_of_killed_processes_are_swept(tmp_path):
+    dead = tmp_path / f".direction.json.999999999.{'0' * 32}.tmp"
+    dead.write_text("half")
+    run(tmp_path, "--optimizers", "gd")
+    assert not dead.exists()

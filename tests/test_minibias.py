@@ -1,0 +1,110 @@
+"""Facts about margins and losses."""
+
+from decimal import Decimal, localcontext
+
+import numpy as np
+import pytest
+
+from minibias import Problem, classes, log_logistic, normalised_margin
+from models import MLP, Linear
+
+MAGNITUDES = [1e-300, 1.0, 18.0, 40.0, 1e3, 1e8, 1e300]
+
+
+def high_precision(q):
+    """log ℓ and d log ℓ / dq of the logistic loss with 60 digits, from expansions that are exact to 1e-40 where used."""
+    with localcontext(prec=60, Emin=-(10**17), Emax=10**17) as _:
+        q = Decimal(q)
+        if q > 100:  # log(1 + t) = t (1 - t/2 ...), t < 1e-43
+            return -q, Decimal(-1)
+        small = (-abs(q)).exp() if abs(q) < 10**6 else Decimal(0)
+        ell = (1 + small).ln() + max(-q, 0)
+        slope = -(small if q > 0 else 1) / (1 + small) / ell
+        return ell.ln(), slope
+
+
+@pytest.mark.parametrize("q", [sign * m for m in MAGNITUDES for sign in (1, -1)])
+def test_log_losses_and_their_gradients_at_any_size_of_the_margin(q):
+    x, y = np.array([[1.0], [-1.0]]), np.array([1, -1])  # both samples have the margin w
+    for loss in ("exp", "log"):
+        log_one, slope = (-Decimal(q), Decimal(-1)) if loss == "exp" else high_precision(q)
+        log_loss, u = Problem(Linear(1), x, y, loss).gradient(np.array([[q]]))
+        np.testing.assert_allclose(log_loss, float(log_one + Decimal(2).ln()), rtol=4e-16)
+        np.testing.assert_allclose(u, [[float(slope)]], rtol=3e-13)
+        one, p = Problem(Linear(1), x, y, loss).loss(np.array([[q, q]]))
+        np.testing.assert_allclose(p, np.full((1, 2), float(slope) / 2), rtol=3e-13)
+
+
+def test_logistic_loss_agrees_with_its_formula_where_that_is_harmless():
+    q = np.linspace(-30, 30, 401)
+    np.testing.assert_allclose(log_logistic(q), np.log(np.log1p(np.exp(-q))), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("loss", ["exp", "log"])
+def test_extreme_margins_side_by_side_stay_finite(loss):
+    q = np.array([[1e300, -1e300, 0.0], [1e300, 1e299, 1e8], [-1e300, -1e300, -1e300]])
+    log_loss, p = Problem(Linear(1), np.ones((2, 1)), np.array([1, -1]), loss).loss(q)
+    assert np.isfinite(log_loss).all() and np.isfinite(p).all() and (p <= 0).all()
+
+
+@pytest.mark.parametrize("loss", ["exp", "log"])
+def test_several_classes_against_the_textbook_formula(loss):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(7, 2)), np.arange(7) % 4
+    w = rng.normal(size=(3, 8))
+    problem = Problem(Linear(2, 4), x, y, loss)
+    phi = np.einsum("rkd,nd->rnk", w.reshape(3, 4, 2), x)
+    right = np.take_along_axis(phi, y[None, :, None], -1)
+    gaps = right - phi
+    q = problem.margins(w)
+    np.testing.assert_allclose(np.sort(q.ravel()), np.sort(gaps[:, y[:, None] != np.arange(4)].ravel()), rtol=1e-13)
+    if loss == "log":
+        expected = (np.log(np.exp(phi).sum(-1)) - right[..., 0]).sum(-1)
+    else:
+        expected = np.exp(-q).sum(-1)
+    np.testing.assert_allclose(problem.gradient(w)[0], np.log(expected), rtol=1e-13)
+
+
+@pytest.mark.parametrize("extreme", [1e3, 1e8, 1e300])
+def test_cross_entropy_at_extreme_logits(extreme):
+    x, y = np.eye(3), np.arange(3)
+    problem = Problem(Linear(3, 3), x, y, "log")
+    log_loss, u = problem.gradient(extreme * np.stack([np.eye(3).ravel(), -np.eye(3).ravel()]))
+    np.testing.assert_allclose(log_loss, [np.log(6) - extreme, np.log(3) + np.log(extreme + (np.log(2) if extreme < 1e9 else 0))], rtol=1e-14)
+    assert np.isfinite(u).all()
+
+
+def test_normalised_margin_is_invariant_to_the_scale_of_w():
+    model, rng = MLP((2, 4, 1)), np.random.default_rng(0)
+    problem, w = Problem(model, rng.normal(size=(5, 2)), np.array([1, -1, 1, 1, -1])), rng.normal(size=(3, model.size))
+    one, other = (normalised_margin(problem.margins(a * w), a * w, 2) for a in (1, 7))
+    np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
+def test_labels_say_how_many_classes_there_are():
+    assert classes(np.array([1, -1, 1])) == 1
+    assert classes(np.array([2, 0, 1, 1])) == 3
+
+
+@pytest.mark.parametrize("y", [[1, 1], [0, 1], [0, 2, 3], [1, -1, 0.5], [0, 1, 2.5], [-1, 0, 1], [1, 2, 3]])
+def test_other_labels_are_refused(y):
+    with pytest.raises(ValueError, match="labels"):
+        Problem(Linear(1), np.ones((len(y), 1)), np.array(y))
+
+
+@pytest.mark.parametrize(
+    "x, y, word",
+    [
+        (np.ones((3, 2)), np.array([1, -1]), "shape|must be"),
+        (np.ones(2), np.array([1, -1]), "must be"),
+        (np.array([[np.nan], [1]]), np.array([1, -1]), "finite"),
+        (np.array([[np.inf], [1]]), np.array([1, -1]), "finite"),
+        (np.ones((0, 2)), np.ones(0), "no samples"),
+        (np.array([["a"], ["b"]]), np.array([1, -1]), "real"),
+    ],
+)
+def test_bad_data_are_refused_with_the_reason(x, y, word):
+    with pytest.raises(ValueError, match=word):
+        Problem(Linear(1), x, y)
+    with pytest.raises(ValueError, match="exp or log"):
+        Problem(Linear(1), np.ones((2, 1)), np.array([1, -1]), "hinge")

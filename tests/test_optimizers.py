@@ -1,0 +1,183 @@
+"""Facts about the conditioners, the discrete update and the flow."""
+
+import numpy as np
+import pytest
+
+from experiments import default_data
+from minibias import Problem
+from models import MLP, Linear
+from optimizers import CONDITIONERS, AdaGrad, Adam, Discrete, Flow, GD, RMSProp, descend, follow
+
+EPS, B = 1e-5, 0.9
+ADAPTIVE = ["adagrad", "rmsprop", "adam"]
+
+
+def neuron(runs, seed=0):
+    model = MLP((2, 1, 1))
+    return Problem(model, *default_data(seed)), model.init(np.random.default_rng([seed, 1]), runs)
+
+
+def linear():
+    """A smooth problem: no kinks on the way."""
+    x, y = default_data(0)
+    return Problem(Linear(2), x[::10], y[::10]), np.array([[0.3, -0.4]])
+
+
+def slides_h(name, gradients):
+    """h after the gradients g_1 .. g_t, by the slide's sums written out."""
+    t = len(gradients)
+    if name == "adagrad":
+        total = sum(g**2 for g in gradients)
+    else:
+        total = sum((1 - B) * np.exp(-(1 - B) * (t - k)) * g**2 for k, g in enumerate(gradients, 1))
+        if name == "adam":
+            total = total / (1 - B**t)
+    return 1 / np.sqrt(EPS + total)
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_discrete_conditioner_is_the_slides_sum(name):
+    problem, w = neuron(5)
+    state, gradients = Discrete(problem, CONDITIONERS[name](EPS, B), w, 0.1), []
+    for _ in range(30):
+        before = state.w
+        gradients.append(np.exp(state.log_loss)[:, None] * state.u)
+        state.step()
+        np.testing.assert_allclose(state.h, slides_h(name, gradients), rtol=1e-12)
+        np.testing.assert_allclose(state.w, before - 0.1 * state.h * gradients[-1], rtol=1e-12)
+
+
+def test_gradient_descent_is_plain():
+    problem, w = neuron(5)
+    state = Discrete(problem, GD(), w, 1e-3)
+    g = np.exp(state.log_loss)[:, None] * state.u
+    state.step()
+    np.testing.assert_allclose(state.w, w - 1e-3 * g, rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_flows_conditioner_is_its_integral(name):
+    """Over a piecewise constant gradient, with the integral done by the midpoint rule on a fine grid."""
+    conditioner, rng = CONDITIONERS[name](EPS, B), np.random.default_rng(0)
+    g, lengths = rng.normal(size=6), rng.uniform(0.5, 3, 6)
+    S, now = np.zeros((1, 1)), 0.0
+    for value, dt in zip(g, lengths):
+        g2 = np.array([[value**2]])
+        S, now = conditioner.relax(S, g2, np.log(g2), np.log(dt)), now + dt
+        tau = (np.arange(200_000) + 0.5) * now / 200_000
+        g_of_tau = g[np.minimum(np.searchsorted(np.cumsum(lengths), tau), 5)]
+        kernel = 1 if name == "adagrad" else (1 - B) * np.exp(-(1 - B) * (now - tau))
+        integral = (kernel * g_of_tau**2).sum() * now / 200_000 / (1 - B**now if name == "adam" else 1)
+        np.testing.assert_allclose(conditioner.square(S, now, g2), EPS + integral, rtol=1e-4)
+
+
+def test_adams_quotient_has_the_stated_limit_at_time_zero():
+    conditioner, g2 = Adam(EPS, B), np.array([[4.0]])
+    early = conditioner.square(conditioner.relax(np.zeros((1, 1)), g2, np.log(g2), np.log(1e-6)), 1e-6, g2)
+    np.testing.assert_allclose(early, conditioner.square(np.zeros((1, 1)), 0.0, g2), rtol=1e-6)
+
+
+def crossing(problem, conditioner, w, c, key, target, lr=1.0):
+    """w and h of the flow where `key` of the state passes `target`, interpolated linearly, an error of second order."""
+    state = Flow(problem, conditioner, w, lr, c)
+    while True:
+        before = {name: np.array(getattr(state, name)) for name in ("w", "h", key)}
+        state.step()
+        a, b = before[key][0], getattr(state, key)[0]
+        if min(a, b) <= target <= max(a, b):
+            s = (target - a) / (b - a) if np.isfinite(a) else 1.0
+            return (1 - s) * before["w"] + s * state.w, (1 - s) * before["h"] + s * state.h
+
+
+@pytest.mark.parametrize("name", list(CONDITIONERS))
+def test_euler_flow_converges_at_first_order_in_w_and_h(name):
+    problem, w = linear()
+    runs = [crossing(problem, CONDITIONERS[name](EPS, B), w, c, "log_loss", -3.0) for c in (0.04, 0.02, 0.01, 0.000625)]
+    for k in range(1 if name == "gd" else 2):
+        errors = [np.abs(r[k] / runs[-1][k] - 1).max() for r in runs[:-1]]
+        if max(errors) > 1e-9:  # h of RMSProp may have settled on its limit by then
+            assert all(1.6 < a / b < 2.6 for a, b in zip(errors, errors[1:])), errors
+
+
+@pytest.mark.parametrize("name, scale", [("gd", lambda lr: 1 / lr), ("adagrad", lambda lr: 1 / lr**2)])
+def test_discrete_update_tends_to_the_flow_at_first_order(name, scale):
+    """At the same learning rate and the same time, at which the path has come equally far."""
+    problem, w = linear()
+    errors = []
+    for lr in (0.02, 0.01, 0.005):
+        steps = round(scale(lr) * 0.4)
+        conditioner = CONDITIONERS[name](EPS, B)
+        flow, _ = crossing(problem, conditioner, w, 0.0005, "log_t", np.log(steps), lr)
+        errors.append(np.abs(descend(problem, conditioner, w, lr, steps)[0].w - flow).max())
+    assert all(1.6 < a / b < 2.6 for a, b in zip(errors, errors[1:])), errors
+
+
+@pytest.mark.parametrize("name", ["rmsprop", "adam"])
+@pytest.mark.parametrize("loss", ["exp", "log"])
+def test_h_infinity_is_isotropic_and_known_for_rmsprop_and_adam_in_the_flow(name, loss):
+    problem, w = neuron(20)
+    problem = Problem(problem.model, problem.x, problem.y, loss)
+    state, _, _, reached = follow(problem, CONDITIONERS[name](EPS, B), w)
+    assert reached.all()
+    np.testing.assert_allclose(state.h * np.sqrt(EPS), 1, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["rmsprop", "adam"])
+def test_h_tends_to_its_limit_like_t_to_the_minus_two_in_the_discrete_update(name):
+    problem, w = neuron(10)
+    _, snapshots = descend(problem, CONDITIONERS[name](EPS, B), w, 0.1, 16_000, (2000, 4000, 8000, 16_000))
+    gaps = [np.abs(h * np.sqrt(EPS) - 1).max(-1) for _, _, h, _ in snapshots]
+    for early, late in zip(gaps, gaps[1:]):
+        slope = np.log2(late / early)
+        assert (slope > -2.3).all() and (slope < -1.9).all(), slope
+
+
+def test_adagrads_h_has_a_limit_in_the_flow_that_depends_on_the_initialisation():
+    problem, w = neuron(20)
+    state, _, h, reached = follow(problem, AdaGrad(EPS), w)
+    assert reached.all()
+    np.testing.assert_allclose(h[1], h[0], rtol=1e-8)
+    directions = state.h / np.linalg.norm(state.h, axis=1, keepdims=True)
+    assert np.ptp(directions, axis=0).max() > 0.1
+
+
+@pytest.mark.parametrize("name", list(CONDITIONERS))
+def test_a_batch_of_runs_equals_the_runs_one_by_one(name):
+    problem, w = neuron(6)
+    lr = 0.001 if name == "gd" else 0.1
+    batch = descend(problem, CONDITIONERS[name](EPS, B), w, lr, 200)[0].w
+    flows = follow(problem, CONDITIONERS[name](EPS, B), w, (-2.0,))[0].w
+    for k in range(6):
+        alone = w[k : k + 1]
+        np.testing.assert_allclose(descend(problem, CONDITIONERS[name](EPS, B), alone, lr, 200)[0].w[0], batch[k], rtol=1e-9)
+        np.testing.assert_allclose(follow(problem, CONDITIONERS[name](EPS, B), alone, (-2.0,))[0].w[0], flows[k], rtol=1e-9)
+
+
+def test_a_run_that_overflows_keeps_its_last_finite_state_and_leaves_the_others_alone():
+    problem, w = neuron(8)
+    w[3] *= 40
+    alone, _ = descend(problem, GD(), np.delete(w, 3, 0), 0.001, 100)
+    state, _ = descend(problem, GD(), w, 0.001, 100)
+    assert state.overflow.tolist() == [k == 3 for k in range(8)]
+    assert np.isfinite(state.w).all() and np.isfinite(state.log_loss).all()
+    np.testing.assert_allclose(np.delete(state.w, 3, 0), alone.w, rtol=1e-9)
+
+
+def test_an_infinite_sum_of_squares_counts_as_overflow_and_not_as_a_step_of_length_zero():
+    problem, w = neuron(1)
+    state, _ = descend(problem, AdaGrad(), 20 * np.array([[1.0, 1.0, -1.0]]), 0.1, 3)
+    assert state.overflow.all() and state.h.min() > 0
+
+
+def test_data_that_cannot_be_separated_stop_the_flow(monkeypatch):
+    monkeypatch.setattr("optimizers.SEPARATES_WITHIN", 200)
+    problem = Problem(Linear(1), np.array([[1.0], [2.0], [1.5]]), np.array([1, -1, 1]))
+    state, _, _, reached = follow(problem, RMSProp(), np.array([[0.5]]))
+    assert not reached.any() and np.isfinite(state.w).all()
+
+
+@pytest.mark.parametrize("eps, b, lr", [(0, 0.9, 1), (-1, 0.9, 1), (np.nan, 0.9, 1), (1e-5, 0, 1), (1e-5, 1, 1), (1e-5, 0.9, 0)])
+def test_parameters_out_of_range_are_refused(eps, b, lr):
+    problem, w = neuron(1)
+    with pytest.raises(ValueError):
+        Discrete(problem, Adam(eps, b), w, lr)
