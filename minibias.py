@@ -4,8 +4,6 @@ import autograd.numpy as np
 from autograd.core import make_vjp
 from autograd.extend import defvjp, notrace_primitive, primitive
 
-from models import scale
-
 LOSSES = ("exp", "log")
 
 
@@ -73,9 +71,15 @@ def smallest(q):
     return q.min(-1, keepdims=True)
 
 
+@notrace_primitive
+def harmless(q):
+    """Whether e^-q neither overflows nor vanishes anywhere, so that the search for the smallest q can be saved."""
+    return q.size > 0 and -300 < q.min() and q.max() < 300
+
+
 def log_sum_exp(q):
     """log Σ_i e^-q_i over the last axis and its gradient -e^-q_i / Σ_j e^-q_j: (..., N) -> (...), (..., N)."""
-    low = smallest(q)
+    low = 0.0 if harmless(q) else smallest(q)
     e = np.exp(low - q)
     total = e.sum(-1, keepdims=True)
     return (np.log(total) - low)[..., 0], e / -total
@@ -123,8 +127,17 @@ class Problem:
 
     def margins(self, w):
         """q (..., N), or (..., N (K-1)) for K classes, at w (..., p); homogeneous in w, of the model's degree."""
-        phi = self.model(w, self.x)
-        return scale(phi, self.y) if self.outputs == 1 else contrast(phi, self.label, self.other)
+        return self.pairs(self.model(w, self.x))
+
+    def pairs(self, phi):
+        """The margins of outputs Φ (..., N) or (..., N, K)."""
+        return phi * self.y if self.outputs == 1 else contrast(phi, self.label, self.other)
+
+    def pairs_transpose(self, weights):
+        """What weights on the margins are as weights on the outputs."""
+        if self.outputs == 1:
+            return weights * self.y
+        return contrast_transpose(weights, self.label, self.other, (len(self.y), self.outputs))
 
     def loss(self, q):
         """log L (...) and ∂ log L / ∂q (...), the proof's multipliers up to sign, from margins q; finite for any finite q."""
@@ -139,9 +152,9 @@ class Problem:
 
     def gradient(self, w):
         """log L (...) and u = ∂ log L = ∂L / L (..., p), which stays finite when L is not: one autograd call for all runs."""
-        backward, q = make_vjp(self.margins, w)
-        log_loss, weights = self.loss(q)
-        return log_loss, backward(weights)
+        backward, phi = make_vjp(lambda w: self.model(w, self.x), w)
+        log_loss, weights = self.loss(self.pairs(phi))
+        return log_loss, backward(self.pairs_transpose(weights))
 
     def hessian(self, w):
         """∂² log L: (..., p, p), by p backward passes over the gradient's graph."""

@@ -55,15 +55,6 @@ defvjp(
 
 
 @primitive
-def scale(a, factor):
-    """a * factor for a constant factor that broadcasts to a's shape: cheaper than autograd's general product."""
-    return a * factor
-
-
-defvjp(scale, lambda ans, a, factor: lambda g: scale(g, factor), argnums=(0,))
-
-
-@primitive
 def readout(w, a, start, shape):
     """The one output of a last layer of shape (1, in), without its axis: (..., in, N) or the data (in, N) -> (..., N)."""
     return times(cut(w, start, shape), a)[..., 0, :]
@@ -86,9 +77,29 @@ def leaky_slope(z, slope, clarke):
     return slopes
 
 
-def leaky_relu(z, slope, clarke):
-    """σ(z) = max(z, slope z) as σ'(z) z, which is what homogeneity of degree 1 says; any Clarke choice gives σ(0) = 0."""
-    return scale(z, leaky_slope(z, slope, clarke))
+@primitive
+def hidden(w, a, start, shape, slope, clarke):
+    """A hidden layer σ(W a), σ(z) = max(z, slope z); `clarke` in [slope, 1], the Clarke subdifferential, is taken for σ'(0)."""
+    z = times(cut(w, start, shape), a)
+    return np.maximum(z, slope * z)
+
+
+def hidden_slope(ans, w, a, start, shape, slope, clarke):
+    """σ' at the layer's z. Its output has the signs of z, unless slope = 0 has wiped them out."""
+    return leaky_slope(ans if slope > 0 else dense(w, a, start, shape), slope, clarke)
+
+
+def hidden_vjp_w(ans, w, a, start, *rest):
+    slopes = hidden_slope(ans, w, a, start, *rest)
+    return lambda g: paste(times(g * slopes, a.swapaxes(-1, -2)), start, w.shape[-1])
+
+
+def hidden_vjp_a(ans, w, a, start, shape, *rest):
+    slopes = hidden_slope(ans, w, a, start, shape, *rest)
+    return lambda g: times(cut(w, start, shape).swapaxes(-1, -2), g * slopes)
+
+
+defvjp(hidden, hidden_vjp_w, hidden_vjp_a)
 
 
 class MLP:
@@ -124,7 +135,7 @@ class MLP:
         """Φ at w (..., p) for the samples x (N, d): (..., N), or (..., N, K) for K > 1 outputs."""
         a = x.T
         for start, shape in zip(self.starts[:-1], self.shapes):
-            a = leaky_relu(dense(w, a, start, shape), self.slope, self.clarke)
+            a = hidden(w, a, start, shape, self.slope, self.clarke)
         last = self.starts[-1], self.shapes[-1]
         return readout(w, a, *last) if self.sizes[-1] == 1 else dense(w, a, *last).swapaxes(-1, -2)
 

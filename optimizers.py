@@ -149,9 +149,10 @@ class Flow(Discrete):
         super().__init__(problem, conditioner, w, lr)
         self.c, self.log_t = c, np.full(len(self.w), -np.inf)
         with np.errstate(all="ignore"):
-            self.h = self.conditioner.square(self.S, 0.0, (np.exp(self.log_loss)[:, None] * self.u) ** 2) ** -0.5
-        self.overflow |= ~(self.h > 0).all(-1)
+            h = self.conditioner.square(self.S, 0.0, (np.exp(self.log_loss)[:, None] * self.u) ** 2) ** -0.5
+        self.overflow |= ~(h > 0).all(-1)
         self.alive &= ~self.overflow
+        self.h = np.where(self.alive[:, None], h, self.h)
 
     def step(self):
         with np.errstate(all="ignore"):
