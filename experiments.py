@@ -97,7 +97,7 @@ def build_model(name, features, outputs):
         return Linear(features, outputs)
     if name == "neuron":
         if outputs > 1:
-            raise ValueError(f"the neuron has one output and cannot tell {outputs} classes apart, use --model linear or mlp:WIDTH")
+            raise ValueError(f"the neuron cannot tell {outputs} classes apart, expected --model linear or mlp:WIDTH")
         return MLP((features, 1, 1))
     return MLP((features, *map(int, name.partition(":")[2].split(",")), outputs))
 
@@ -210,7 +210,7 @@ def direction(args):
         results += done
         if sys.stderr.isatty():
             print(f"{done[0]['optimizer']}: done", file=sys.stderr)
-    print(f"{'optimizer':9} {'form':8} {'separated':>9} {'angle of h to (1, ..., 1)':>25} {'normalised margin':>31} {'seconds':>8}")
+    print(f"{'optimizer':9} {'form':8} {'separated':>9} {'angle of h to (1, ..., 1)':>25} {'normalised margin':>31}  seconds")
     print(f"{'':9} {'':8} {'runs':>9} {'median':>12} {'largest':>12} {'median':>9} {'smallest':>10} {'largest':>10}")
     for r in results:
         angle, margin = angle_to_ones(r["h_inf"]), r["margin"]

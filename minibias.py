@@ -78,11 +78,11 @@ def harmless(q):
 
 
 def log_sum_exp(q):
-    """log Σ_i e^-q_i over the last axis and its gradient -e^-q_i / Σ_j e^-q_j: (..., N) -> (...), (..., N)."""
+    """log Σ_i e^-q_i over the last axis, and e, total: the gradient is -e / total. (..., N) -> (...), (..., N), (..., 1)."""
     low = 0.0 if harmless(q) else smallest(q)
     e = np.exp(low - q)
-    total = e.sum(-1, keepdims=True)
-    return (np.log(total) - low)[..., 0], e / -total
+    total = (e @ np.ones(q.shape[-1]))[..., None]  # BLAS adds faster than sum() does
+    return (np.log(total) - low)[..., 0], e, total
 
 
 @primitive
@@ -140,21 +140,27 @@ class Problem:
         return contrast_transpose(weights, self.label, self.other, (len(self.y), self.outputs))
 
     def loss(self, q):
-        """log L (...) and ∂ log L / ∂q (...), the proof's multipliers up to sign, from margins q; finite for any finite q."""
+        """log L (...), weights (..., N) and total (..., 1) with ∂ log L / ∂q = -weights / total: finite for any finite q.
+
+        weights / total are the proof's multipliers: positive, and their Σ_i p_i ∂q_i is -u. The division is left to
+        the caller, who has p parameters to divide and not N weights.
+        """
         if self.kind == "exp":
             return log_sum_exp(q)
-        pairs = self.outputs > 1
-        soft, shares = log_sum_exp(q.reshape(*q.shape[:-1], -1, self.outputs - 1)) if pairs else (-q, None)
-        each = log_logistic(-soft)
-        log_loss, weights = log_sum_exp(-each)
-        weights = weights * logistic_weight(-soft, each)
-        return log_loss, -(weights[..., None] * shares).reshape(*q.shape) if pairs else weights
+        if self.outputs == 1:
+            each = log_logistic(q)
+            log_loss, e, total = log_sum_exp(-each)
+            return log_loss, e * logistic_weight(q, each), total
+        lowest, shares, sums = log_sum_exp(q.reshape(*q.shape[:-1], -1, self.outputs - 1))
+        each = log_logistic(-lowest)
+        log_loss, e, total = log_sum_exp(-each)
+        return log_loss, ((e * logistic_weight(-lowest, each))[..., None] * (shares / sums)).reshape(*q.shape), total
 
     def gradient(self, w):
         """log L (...) and u = ∂ log L = ∂L / L (..., p), which stays finite when L is not: one autograd call for all runs."""
         backward, phi = make_vjp(lambda w: self.model(w, self.x), w)
-        log_loss, weights = self.loss(self.pairs(phi))
-        return log_loss, backward(self.pairs_transpose(weights))
+        log_loss, weights, total = self.loss(self.pairs(phi))
+        return log_loss, backward(self.pairs_transpose(weights)) / -total
 
     def hessian(self, w):
         """∂² log L: (..., p, p), by p backward passes over the gradient's graph."""

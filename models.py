@@ -13,10 +13,12 @@ import numpy as np
 from autograd.extend import defvjp, notrace_primitive, primitive
 
 
-@primitive
-def cut(w, start, shape):
+def matrix_of(w, start, shape):
     """The matrix of `shape` (out, in) that w holds from entry `start` on, in C order, for every run: (..., out, in)."""
-    return w[..., start : start + math.prod(shape)].reshape(*w.shape[:-1], *shape)
+    return w[..., start : start + shape[0] * shape[1]].reshape(*w.shape[:-1], *shape)
+
+
+cut = primitive(matrix_of)
 
 
 @primitive
@@ -44,7 +46,7 @@ def times(matrix, a):
 @primitive
 def dense(w, a, start, shape):
     """W a, a layer without bias: W = cut(w, start, shape), a (..., in, N) or the data (in, N) -> (..., out, N)."""
-    return times(cut(w, start, shape), a)
+    return times(matrix_of(w, start, shape), a)
 
 
 defvjp(
@@ -57,7 +59,7 @@ defvjp(
 @primitive
 def readout(w, a, start, shape):
     """The one output of a last layer of shape (1, in), without its axis: (..., in, N) or the data (in, N) -> (..., N)."""
-    return times(cut(w, start, shape), a)[..., 0, :]
+    return times(matrix_of(w, start, shape), a)[..., 0, :]
 
 
 defvjp(
@@ -71,7 +73,8 @@ defvjp(
 def leaky_slope(z, slope, clarke):
     """σ'(z) of the leaky ReLU: 1 above 0, `slope` below, `clarke` at 0. Piecewise constant, so its own derivative is 0."""
     slopes = (z > 0).astype(z.dtype)
-    np.maximum(slopes, slope, out=slopes)
+    slopes *= 1 - slope  # then 1 - slope + slope is 1 to the last bit
+    slopes += slope
     if clarke != slope:
         slopes[z == 0] = clarke
     return slopes
@@ -80,7 +83,7 @@ def leaky_slope(z, slope, clarke):
 @primitive
 def hidden(w, a, start, shape, slope, clarke):
     """A hidden layer σ(W a), σ(z) = max(z, slope z); `clarke` in [slope, 1], the Clarke subdifferential, is taken for σ'(0)."""
-    z = times(cut(w, start, shape), a)
+    z = times(matrix_of(w, start, shape), a)
     return np.maximum(z, slope * z)
 
 

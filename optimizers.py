@@ -128,7 +128,7 @@ class Discrete:
         """Go to w with the new state, a dict of names and arrays (runs, ...): those runs that stay finite."""
         log_loss, u = self.problem.gradient(w)
         state.update(w=w, log_loss=log_loss, u=u)
-        if not (np.isfinite((u + state["S"]).sum()) and self.alive.all()):
+        if not (self.alive.all() and np.isfinite((u + state["S"]).sum())):
             finite = [np.isfinite(new).reshape(len(w), -1).all(-1) for new in state.values()]
             self.overflow |= self.alive & ~np.all(finite, axis=0)
             self.alive &= ~self.overflow

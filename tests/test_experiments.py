@@ -95,7 +95,8 @@ def test_other_models_and_dimensions(tmp_path, model, d, p):
 def test_three_classes(tmp_path):
     angle = np.repeat([0, 2, 4], 5) + np.linspace(-0.3, 0.3, 15)
     np.savez(tmp_path / "d.npz", x=np.stack([np.cos(angle), np.sin(angle)], 1), y=np.repeat([0, 1, 2], 5))
-    status, content = run(tmp_path, "--model", "linear", "--data", str(tmp_path / "d.npz"), "--optimizers", "rmsprop", "--loss", "log")
+    flags = ["--model", "linear", "--optimizers", "rmsprop", "--loss", "log"]
+    status, content = run(tmp_path, *flags, "--data", str(tmp_path / "d.npz"))
     assert status == 0 and content["results"][1]["separated"] == [True] * 4
 
 
@@ -169,10 +170,11 @@ def test_bad_data_files_end_in_one_line_and_status_2(tmp_path, capsys, name):
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--eps", "0"], ["--eps", "-1"], ["--eps", "nan"], ["--eps", "inf"], ["--eps", "x"], ["--b", "0"], ["--b", "1"], ["--lr", "0"],
-        ["--runs", "0"], ["--steps", "0"], ["--steps", "1.5"], ["--jobs", "0"], ["--seed", "-1"], ["--loss", "hinge"],
-        ["--optimizers", "sgd"], ["--optimizers", "gd,gd"], ["--optimizers", ""], ["--forms", "smooth"], ["--model", "cnn"],
-        ["--model", "mlp:"], ["--model", "mlp:0"], ["--model", "mlp:3,,2"], ["--step", "5"], ["--unknown"], ["stray"],
+        ["--eps", "0"], ["--eps", "-1"], ["--eps", "nan"], ["--eps", "inf"], ["--eps", "x"], ["--b", "0"], ["--b", "1"],
+        ["--lr", "0"], ["--runs", "0"], ["--steps", "0"], ["--steps", "1.5"], ["--jobs", "0"], ["--seed", "-1"],
+        ["--loss", "hinge"], ["--optimizers", "sgd"], ["--optimizers", "gd,gd"], ["--optimizers", ""],
+        ["--forms", "smooth"], ["--model", "cnn"], ["--model", "mlp:"], ["--model", "mlp:0"], ["--model", "mlp:3,,2"],
+        ["--step", "5"], ["--unknown"], ["stray"],
     ],
 )  # fmt: skip
 def test_bad_flags_end_in_one_line_and_status_2(tmp_path, capsys, flags):

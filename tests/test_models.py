@@ -114,7 +114,10 @@ def test_first_initialisations_do_not_depend_on_how_many_are_drawn():
     assert abs(many).max() < 1
 
 
-@pytest.mark.parametrize("sizes, slope, clarke", [((2,), 0.5, None), ((2, 0, 1), 0.5, None), ((2, 1), 1.5, None), ((2, 1), 0.5, 0.2)])
+@pytest.mark.parametrize(
+    "sizes, slope, clarke",
+    [((2,), 0.5, None), ((2, 0, 1), 0.5, None), ((2, 1), 1.5, None), ((2, 1), 0.5, 0.2), ((2, 1), 0.5, 1.2)],
+)
 def test_impossible_networks_are_refused(sizes, slope, clarke):
     with pytest.raises(ValueError):
         MLP(sizes, slope, clarke)

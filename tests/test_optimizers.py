@@ -1,5 +1,7 @@
 """Facts about the conditioners, the discrete update and the flow."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -97,7 +99,7 @@ def test_euler_flow_converges_at_first_order_in_w_and_h(name):
     for k in range(1 if name == "gd" else 2):
         errors = [np.abs(r[k] / runs[-1][k] - 1).max() for r in runs[:-1]]
         if max(errors) > 1e-9:  # h of RMSProp may have settled on its limit by then
-            assert all(1.6 < a / b < 2.6 for a, b in zip(errors, errors[1:])), errors
+            assert all(1.6 < a / b < 2.6 for a, b in pairwise(errors)), errors
 
 
 @pytest.mark.parametrize("name, scale", [("gd", lambda lr: 1 / lr), ("adagrad", lambda lr: 1 / lr**2)])
@@ -110,7 +112,7 @@ def test_discrete_update_tends_to_the_flow_at_first_order(name, scale):
         conditioner = CONDITIONERS[name](EPS, B)
         flow, _ = crossing(problem, conditioner, w, 0.0005, "log_t", np.log(steps), lr)
         errors.append(np.abs(descend(problem, conditioner, w, lr, steps)[0].w - flow).max())
-    assert all(1.6 < a / b < 2.6 for a, b in zip(errors, errors[1:])), errors
+    assert all(1.6 < a / b < 2.6 for a, b in pairwise(errors)), errors
 
 
 @pytest.mark.parametrize("name", ["rmsprop", "adam"])
@@ -128,7 +130,7 @@ def test_h_tends_to_its_limit_like_t_to_the_minus_two_in_the_discrete_update(nam
     problem, w = neuron(10)
     _, snapshots = descend(problem, CONDITIONERS[name](EPS, B), w, 0.1, 16_000, (2000, 4000, 8000, 16_000))
     gaps = [np.abs(h * np.sqrt(EPS) - 1).max(-1) for _, _, h, _ in snapshots]
-    for early, late in zip(gaps, gaps[1:]):
+    for early, late in pairwise(gaps):
         slope = np.log2(late / early)
         assert (slope > -2.3).all() and (slope < -1.9).all(), slope
 
