@@ -8,6 +8,7 @@ differentiate again: Newton's method needs the Hessian.
 """
 
 import math
+from functools import partial
 
 import numpy as np
 from autograd.extend import defvjp, notrace_primitive, primitive
@@ -56,19 +57,6 @@ defvjp(
 )
 
 
-@primitive
-def readout(w, a, start, shape):
-    """The one output of a last layer of shape (1, in), without its axis: (..., in, N) or the data (in, N) -> (..., N)."""
-    return times(matrix_of(w, start, shape), a)[..., 0, :]
-
-
-defvjp(
-    readout,
-    lambda ans, w, a, start, shape: lambda g: paste(times(g[..., None, :], a.swapaxes(-1, -2)), start, w.shape[-1]),
-    lambda ans, w, a, start, shape: lambda g: times(cut(w, start, shape).swapaxes(-1, -2), g[..., None, :]),
-)
-
-
 @notrace_primitive
 def leaky_slope(z, slope, clarke):
     """σ'(z) of the leaky ReLU: 1 above 0, `slope` below, `clarke` at 0. Piecewise constant, so its own derivative is 0."""
@@ -80,29 +68,55 @@ def leaky_slope(z, slope, clarke):
     return slopes
 
 
-@primitive
-def hidden(w, a, start, shape, slope, clarke):
-    """A hidden layer σ(W a), σ(z) = max(z, slope z); `clarke` in [slope, 1], the Clarke subdifferential, is taken for σ'(0)."""
-    z = times(matrix_of(w, start, shape), a)
+def sigma(z, slope):
+    """The leaky ReLU max(z, slope z), homogeneous of degree 1: σ(z) = σ'(z) z."""
     return np.maximum(z, slope * z)
 
 
-def hidden_slope(ans, w, a, start, shape, slope, clarke):
-    """σ' at the layer's z. Its output has the signs of z, unless slope = 0 has wiped them out."""
-    return leaky_slope(ans if slope > 0 else dense(w, a, start, shape), slope, clarke)
+@primitive
+def hidden(w, a, start, shape, slope, clarke):
+    """A hidden layer σ(W a); `clarke` in [slope, 1], the Clarke subdifferential of σ at 0, is taken for σ'(0)."""
+    return sigma(times(matrix_of(w, start, shape), a), slope)
 
 
-def hidden_vjp_w(ans, w, a, start, *rest):
-    slopes = hidden_slope(ans, w, a, start, *rest)
-    return lambda g: paste(times(g * slopes, a.swapaxes(-1, -2)), start, w.shape[-1])
-
-
-def hidden_vjp_a(ans, w, a, start, shape, *rest):
-    slopes = hidden_slope(ans, w, a, start, shape, *rest)
+def hidden_vjp(argnum, ans, w, a, start, shape, slope, clarke):
+    # the output has the signs of z, unless slope = 0 has wiped them out
+    slopes = leaky_slope(ans if slope > 0 else dense(w, a, start, shape), slope, clarke)
+    if argnum == 0:
+        return lambda g: paste(times(g * slopes, a.swapaxes(-1, -2)), start, w.shape[-1])
     return lambda g: times(cut(w, start, shape).swapaxes(-1, -2), g * slopes)
 
 
-defvjp(hidden, hidden_vjp_w, hidden_vjp_a)
+defvjp(hidden, partial(hidden_vjp, 0), partial(hidden_vjp, 1))
+
+
+@primitive
+def head(w, a, start, shape, slope, clarke):
+    """The last two layers of a network with one output, v . σ(W a), v behind W in w: (..., in, N) or (in, N) -> (..., N).
+
+    One primitive for both, for speed. With M = Σ_n g_n σ'(z_n) a_n^T, one product, the derivatives are v M for W and, since
+    σ(z) = σ'(z) W a, the row sums of M ⊙ W for v.
+    """
+    v = matrix_of(w, start + math.prod(shape), (1, shape[0]))
+    return times(v, sigma(times(matrix_of(w, start, shape), a), slope))[..., 0, :]
+
+
+def head_vjp(argnum, ans, w, a, start, shape, slope, clarke):
+    behind = start + math.prod(shape)
+    slopes = leaky_slope(dense(w, a, start, shape), slope, clarke)
+
+    def backward(g):
+        W, v = cut(w, start, shape), cut(w, behind, (1, shape[0])).swapaxes(-1, -2)
+        g = g[..., None, :] * slopes
+        if argnum == 1:
+            return times(W.swapaxes(-1, -2), v * g)
+        M = times(g, a.swapaxes(-1, -2))
+        return paste(v * M, start, w.shape[-1]) + paste((M * W).sum(-1)[..., None, :], behind, w.shape[-1])
+
+    return backward
+
+
+defvjp(head, partial(head_vjp, 0), partial(head_vjp, 1))
 
 
 class MLP:
@@ -136,11 +150,12 @@ class MLP:
 
     def __call__(self, w, x):
         """Φ at w (..., p) for the samples x (N, d): (..., N), or (..., N, K) for K > 1 outputs."""
-        a = x.T
-        for start, shape in zip(self.starts[:-1], self.shapes):
-            a = hidden(w, a, start, shape, self.slope, self.clarke)
-        last = self.starts[-1], self.shapes[-1]
-        return readout(w, a, *last) if self.sizes[-1] == 1 else dense(w, a, *last).swapaxes(-1, -2)
+        a, one, last = x.T, self.sizes[-1] == 1, self.degree - 1
+        for k, layer in enumerate(zip(self.starts, self.shapes)):
+            if one and k == last - 1:
+                return head(w, a, *layer, self.slope, self.clarke)
+            a = dense(w, a, *layer) if k == last else hidden(w, a, *layer, self.slope, self.clarke)
+        return a.reshape(*w.shape[:-1], len(x)) if one else a.swapaxes(-1, -2)
 
 
 def Linear(d, outputs=1):
