@@ -58,54 +58,46 @@ defvjp(
 
 
 @notrace_primitive
-def leaky_slope(z, slope, clarke):
-    """σ'(z) of the leaky ReLU: 1 above 0, `slope` below, `clarke` at 0. Piecewise constant, so its own derivative is 0."""
+def activate(w, a, start, shape, slope, clarke):
+    """σ(W a) and σ'(W a), both (..., out, N), of the leaky ReLU σ(z) = max(z, slope z), untraced.
+
+    σ' is 1 above 0, `slope` below, and at 0 `clarke`, any number of the Clarke subdifferential [slope, 1]. It is piecewise
+    constant, and σ(z) = σ'(z) z, so that the primitives below are products and sums once σ' is known.
+    """
+    z = times(matrix_of(w, start, shape), a)
     slopes = (z > 0).astype(z.dtype)
     slopes *= 1 - slope  # then 1 - slope + slope is 1 to the last bit
     slopes += slope
     if clarke != slope:
         slopes[z == 0] = clarke
-    return slopes
-
-
-def sigma(z, slope):
-    """The leaky ReLU max(z, slope z), homogeneous of degree 1: σ(z) = σ'(z) z."""
-    return np.maximum(z, slope * z)
+    return z * slopes, slopes
 
 
 @primitive
-def hidden(w, a, start, shape, slope, clarke):
-    """A hidden layer σ(W a); `clarke` in [slope, 1], the Clarke subdifferential of σ at 0, is taken for σ'(0)."""
-    return sigma(times(matrix_of(w, start, shape), a), slope)
+def hidden(w, a, start, shape, activation, slopes):
+    """A hidden layer σ(W a): the activation that was made by `activate`, with the derivative of slopes ⊙ W a."""
+    return activation
 
 
-def hidden_vjp(argnum, ans, w, a, start, shape, slope, clarke):
-    # the output has the signs of z, unless slope = 0 has wiped them out
-    slopes = leaky_slope(ans if slope > 0 else dense(w, a, start, shape), slope, clarke)
-    if argnum == 0:
-        return lambda g: paste(times(g * slopes, a.swapaxes(-1, -2)), start, w.shape[-1])
-    return lambda g: times(cut(w, start, shape).swapaxes(-1, -2), g * slopes)
-
-
-defvjp(hidden, partial(hidden_vjp, 0), partial(hidden_vjp, 1))
+defvjp(
+    hidden,
+    lambda ans, w, a, start, shape, _, slopes: lambda g: paste(times(g * slopes, a.swapaxes(-1, -2)), start, w.shape[-1]),
+    lambda ans, w, a, start, shape, _, slopes: lambda g: times(cut(w, start, shape).swapaxes(-1, -2), g * slopes),
+)
 
 
 @primitive
-def head(w, a, start, shape, slope, clarke):
-    """The last two layers of a network with one output, v . σ(W a), v behind W in w: (..., in, N) or (in, N) -> (..., N).
-
-    One primitive for both, for speed. With M = Σ_n g_n σ'(z_n) a_n^T, one product, the derivatives are v M for W and, since
-    σ(z) = σ'(z) W a, the row sums of M ⊙ W for v.
-    """
+def head(w, a, start, shape, activation, slopes):
+    """The last two layers of a network with one output, v . σ(W a), v behind W in w: (..., in, N) or (in, N) -> (..., N)."""
     v = matrix_of(w, start + math.prod(shape), (1, shape[0]))
-    return times(v, sigma(times(matrix_of(w, start, shape), a), slope))[..., 0, :]
+    return times(v, activation)[..., 0, :]
 
 
-def head_vjp(argnum, ans, w, a, start, shape, slope, clarke):
-    behind = start + math.prod(shape)
-    slopes = leaky_slope(dense(w, a, start, shape), slope, clarke)
+def head_vjp(argnum, ans, w, a, start, shape, activation, slopes):
+    """One product M = Σ_n g_n σ'(z_n) a_n^T serves both layers: v M for W and, as σ(z) = σ'(z) W a, M ⊙ W summed for v."""
 
     def backward(g):
+        behind = start + math.prod(shape)
         W, v = cut(w, start, shape), cut(w, behind, (1, shape[0])).swapaxes(-1, -2)
         g = g[..., None, :] * slopes
         if argnum == 1:
@@ -150,11 +142,13 @@ class MLP:
 
     def __call__(self, w, x):
         """Φ at w (..., p) for the samples x (N, d): (..., N), or (..., N, K) for K > 1 outputs."""
-        a, one, last = x.T, self.sizes[-1] == 1, self.degree - 1
-        for k, layer in enumerate(zip(self.starts, self.shapes)):
-            if one and k == last - 1:
-                return head(w, a, *layer, self.slope, self.clarke)
-            a = dense(w, a, *layer) if k == last else hidden(w, a, *layer, self.slope, self.clarke)
+        a, one = x.T, self.sizes[-1] == 1
+        for k, layer in enumerate(zip(self.starts[:-1], self.shapes)):
+            bent = activate(w, a, *layer, self.slope, self.clarke)
+            if one and k == self.degree - 2:
+                return head(w, a, *layer, *bent)
+            a = hidden(w, a, *layer, *bent)
+        a = dense(w, a, self.starts[-1], self.shapes[-1])
         return a.reshape(*w.shape[:-1], len(x)) if one else a.swapaxes(-1, -2)
 
 
