@@ -28,6 +28,7 @@ from models import MLP, Linear
 from optimizers import CONDITIONERS
 
 LOG_LOSS_END = -50.0  # where the flow stops: h has settled, see `follow`
+LARGEST_LIMIT = 100  # parameters: Newton's method factors a p x p matrix for every run and step
 SETTLED = 1e-8  # the largest relative change of h from half of LOG_LOSS_END to its end that counts as settled
 
 
@@ -171,6 +172,11 @@ def angle_to_ones(h):
     return 2 * np.degrees(np.arcsin(minibias.norm(unit(h) - unit(np.ones(h.shape[-1]))) / 2))
 
 
+def with_nulls(a):
+    """The array with None, JSON's null, for NaN: where there is nothing to say."""
+    return np.where(np.isnan(a), None, a)
+
+
 def direction_job(task):
     """Every form asked for of one optimizer: a list of results, JSON-ready but for arrays."""
     args, optimizer, x, y = task
@@ -178,32 +184,60 @@ def direction_job(task):
     problem = minibias.Problem(model, x, y, args.loss)
     w0 = model.init(np.random.default_rng([args.seed, 1]), args.runs)
     conditioner = CONDITIONERS[optimizer](args.eps, args.b)
-    results = []
-    for form in args.forms:
+    results, settled = [], np.ones(args.runs, bool)
+    if "flow" in args.forms or "limit" in args.forms:
         start = time.perf_counter()
+        flow, _, passed_h, reached = optimizers.follow(problem, conditioner, w0, (LOG_LOSS_END / 2, LOG_LOSS_END))
+        flow_seconds = time.perf_counter() - start
+        settled = reached[-1] & (np.abs(passed_h[0] / passed_h[1] - 1).max(-1) <= SETTLED)
+    for form in args.forms:
         if form == "discrete":
+            start = time.perf_counter()
             end, _ = optimizers.descend(problem, conditioner, w0, args.lr[optimizer], args.steps)
-            settled = np.ones(args.runs, bool)
+            seconds = time.perf_counter() - start
         else:
-            end, _, passed_h, reached = optimizers.follow(problem, conditioner, w0, (LOG_LOSS_END / 2, LOG_LOSS_END))
-            settled = reached[-1] & (np.abs(passed_h[0] / passed_h[1] - 1).max(-1) <= SETTLED)
-        seconds = time.perf_counter() - start
-        direction = unit(end.w)
-        margin = problem.margins(direction).min(-1)
-        verdicts = [end.overflow, margin <= 0, ~settled]
-        status = np.select(verdicts, ["overflow", "not separated", "h still moving"], "ok")
+            end, seconds = flow, flow_seconds
+        w, log_loss, margin = end.w, end.log_loss, problem.margins(unit(end.w)).min(-1)
+        unsettled = ~settled & (form != "discrete")
+        status = np.select([end.overflow, margin <= 0, unsettled], ["overflow", "not separated", "h still moving"], "ok")
+        extra = {}
+        if form == "limit":
+            good = status == "ok"
+            start, w = time.perf_counter(), w.copy()
+            w[good], solved = optimizers.ascend(problem, end.h[good], w[good])
+            seconds += time.perf_counter() - start
+            status = status.astype(object)
+            status[np.flatnonzero(good)[~solved]] = "newton failed"
+            log_loss, margin = problem.gradient(w)[0], problem.margins(unit(w)).min(-1)
+            extra = limit_checks(problem, flow, w, good)
         results.append(
-            {"optimizer": optimizer, "form": form, "w0": w0, "w": end.w, "h_inf": end.h, "log_loss": end.log_loss}
+            {"optimizer": optimizer, "form": form, "w0": w0, "w": w, "h_inf": end.h, "log_loss": log_loss}
             | {"margin": margin, "separated": margin > 0, "status": status, "seconds": seconds}
+            | extra
         )
     return results
+
+
+def limit_checks(problem, flow, w, good):
+    """The predictions from where the flow stopped, the distance of the limits w to them, and the certificates of the limits."""
+    predicted, error, residual, unweighted = np.full(w.shape, np.nan), *np.full((3, len(w)), np.nan)
+    if good.any():
+        h = flow.h[good]
+        predicted[good] = unit(minibias.predict(problem, flow.w[good], h))
+        error[good] = minibias.norm(unit(w[good]) - predicted[good])
+        residual[good] = minibias.certificate(problem, w[good], h)
+        unweighted[good] = minibias.certificate(problem, w[good], np.ones_like(h))
+    names = ("predicted", "direction_error", "kkt_residual", "kkt_residual_unweighted")
+    return dict(zip(names, map(with_nulls, (predicted, error, residual, unweighted))))
 
 
 def direction(args):
     """The directions of h_∞ (slide "Directions of h_∞"): isotropic for RMSProp and Adam, not for AdaGrad."""
     out = runs.prepare(args.out)
     x, y = read_data(args.data) if args.data else default_data(args.seed)
-    build_model(args.model, x.shape[1], minibias.classes(y))  # refuses before anything runs
+    size = build_model(args.model, x.shape[1], minibias.classes(y)).size
+    if "limit" in args.forms and size > LARGEST_LIMIT:
+        raise ValueError(f"form limit needs {LARGEST_LIMIT} parameters at most, not {size}: use --forms discrete,flow")
     results = []
     tasks = [(args, optimizer, x, y) for optimizer in args.optimizers]
     for done in runs.spread(direction_job, tasks, args.jobs):
@@ -220,6 +254,16 @@ def direction(args):
             f"{np.median(margin):>9.4f} {margin.min():>10.4f} {margin.max():>10.4f} {r['seconds']:>8.2f}"
         )
     for r in results:
+        if r["form"] == "limit" and (r["status"] == "ok").any():
+            errors, residuals, unweighted = (
+                np.array([v for v in r[key] if v is not None], float)
+                for key in ("direction_error", "kkt_residual", "kkt_residual_unweighted")
+            )
+            print(
+                f"{r['optimizer']}, limit: direction error at most {errors.max():.1e}, KKT residual at most "
+                f"{residuals.max():.1e} with h_∞, median {np.median(unweighted):.1e} without"
+            )
+    for r in results:
         for status in sorted(set(r["status"]) - {"ok"}):
             print(f"{r['optimizer']}, {r['form']}: {(r['status'] == status).sum()} of {args.runs} runs: {EXPLAINED[status]}")
     if not any(r["separated"].any() for r in results):
@@ -234,6 +278,7 @@ def direction(args):
 
 EXPLAINED = {
     "overflow": "overflow, float64 cannot hold the loss or h at the next step; smaller data or a smaller --lr help",
+    "newton failed": "newton failed, the implicit step was not solved, so w is short of the limit",
     "not separated": "not separated, the end point misclassifies some sample",
     "h still moving": f"h still moving, by more than {SETTLED:g} of itself from log L = {LOG_LOSS_END / 2:g} to {LOG_LOSS_END:g}",
 }
@@ -263,13 +308,15 @@ def parser():
         "direction",
         help="the directions of h_∞ and the margins of many initialisations on a 2-D data set",
         description='The slides\' "Directions of h_∞": every optimizer from many initialisations on a small data set, as the\n'
-        "discrete update and as the flow (until log L <= -50). RMSProp's and Adam's h_∞ is isotropic, AdaGrad's is not.\n"
+        "discrete update, as the flow (until log L <= -50) and in the limit of the flow (log L = -1e13), which is\n"
+        "compared with the predicted KKT point of the max-margin problem and certified.\n"
+        "RMSProp's and Adam's h_∞ is isotropic, AdaGrad's is not.\n"
         "Prints a table, writes OUT/direction.json and OUT/direction.png.",
         epilog="example: python experiments.py direction --data points.csv --model mlp:8 --runs 20",
     )
     common(sub, loss="exp")
-    forms = ["discrete", "flow"]
-    sub.add_argument("--forms", type=some_of(*forms), default=forms, help="some of discrete,flow (both)")
+    forms = ["discrete", "flow", "limit"]
+    sub.add_argument("--forms", type=some_of(*forms), default=forms, help="some of discrete,flow,limit (all)")
     sub.add_argument("--runs", type=count, default=100, help="initialisations, from 1 on (%(default)s)")
     sub.add_argument("--steps", type=count, default=5000, help="discrete steps, from 1 on (%(default)s)")
     sub.add_argument("--model", type=model_name, default="neuron", help="neuron, linear or mlp:WIDTH[,WIDTH...] (%(default)s)")
@@ -298,6 +345,9 @@ def main(argv=None):
         rates = {name: 0.001 if name == "gd" else 0.1 for name in args.optimizers}
         args.lr = {name: args.lr or rate for name, rate in rates.items()}
         args.run(args)
+    except KeyboardInterrupt:
+        print("error: interrupted, no result file was touched", file=sys.stderr)
+        return 130
     except (ValueError, OSError) as problem:
         print("error:", " ".join(str(problem).split()), file=sys.stderr)
         return 2

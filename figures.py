@@ -48,7 +48,7 @@ def strips(axes, results, key, label):
         values = key(r)
         spots = place + jitter(len(values), 0.5 / len(forms))
         axes.plot(spots, values, MARKS[r["form"]], color=COLOURS[r["optimizer"]], ms=4, mfc="none", alpha=0.7)
-    axes.set_xticks(range(len(optimizers)), [NAMES[o] for o in optimizers])
+    axes.set_xticks(range(len(optimizers)), [NAMES[o].replace(" ", "\n") for o in optimizers], fontsize=9)
     axes.set(ylabel=label, xlim=(-0.6, len(optimizers) - 0.4))
     axes.grid(axis="y", color="0.9")
 
@@ -64,8 +64,13 @@ def decisions(axes, x, y, results):
         normal = w[:, :2] * np.sign(w[:, 2:])
         normal = normal / np.linalg.norm(normal, axis=1, keepdims=True) * reach * (1.12 + 0.1 * k)
         axes.plot(*normal.T, "o", ms=3, color=COLOURS[optimizer], alpha=0.6, label=NAMES[optimizer])
+    predicted = np.array([u for r in results for u in r.get("predicted", ()) if u[0] is not None], float).reshape(-1, 3)
+    if len(predicted):
+        normal = predicted[:, :2] * np.sign(predicted[:, 2:])
+        normal = normal / np.linalg.norm(normal, axis=1, keepdims=True) * reach * (1.12 + 0.1 * len(optimizers))
+        axes.plot(*normal.T, "d", ms=4, mfc="none", color="#CC79A7", label="predicted")
     axes.plot([], [], " ", label="(normals of\ndecision lines)")
-    span = reach * (1.2 + 0.1 * len(optimizers))
+    span = reach * (1.25 + 0.1 * len(optimizers))
     axes.set(aspect="equal", xlim=(-span, span), ylim=(-span, span), xlabel="$x_1$", ylabel="$x_2$")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
 
@@ -78,18 +83,24 @@ def angles(r):
 def direction(path, x, y, results):
     """Directions of h_∞, normalised margins and, for three parameters in the plane, the data with the decisions."""
     optimizers = list(dict.fromkeys(r["optimizer"] for r in results))
+    limits = [r for r in results if r["form"] == "limit" and any(e is not None for e in r["direction_error"])]
     plane = x.shape[1] == 2 and results[0]["w"].shape[-1] == 3
-    figure = plt.figure(figsize=(10, 6.6 if plane else 3.8), layout="constrained")
+    figure = plt.figure(figsize=(11, 6.6 if plane else 3.8), layout="constrained")
     if plane:
         top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.35))
         for axes, optimizer in zip(top.subplots(1, len(optimizers), squeeze=False)[0], optimizers):
             octant(axes, [r for r in results if r["optimizer"] == optimizer])
         top.suptitle(r"directions of $h_\infty$ of all runs on the positive octant; star: $(1,1,1)/\sqrt{3}$", fontsize=11)
-        left, right = bottom.subplots(1, 2)
+        *left, right = bottom.subplots(1, 2 + bool(limits))
         decisions(right, x, y, results)
     else:
-        right, left = figure.subplots(1, 2)
+        right, *left = figure.subplots(1, 2 + bool(limits))
         strips(right, results, angles, r"angle of $h_\infty$ to $(1,\ldots,1)$ (degrees)")
+    if limits:
+        known = lambda r: np.array([np.nan if e is None else max(e, 1e-17) for e in r["direction_error"]])  # noqa: E731
+        strips(left[1], limits, known, "distance of the limit's direction\nto the predicted one")
+        left[1].set_yscale("log")
+    left = left[0]
     strips(left, results, lambda r: r["margin"], r"normalised margin $q_{\min}/\|w\|^L$")
     for form in dict.fromkeys(r["form"] for r in results):
         left.plot([], [], MARKS[form], color="0.3", mfc="none", label=form)

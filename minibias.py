@@ -182,3 +182,114 @@ def norm(a):
 def normalised_margin(q, w, degree):
     """min_i q_i / ||w||^L: (...), positive if and only if w separates the data; the quantity of slide "Observation of margin"."""
     return q.min(-1) / norm(w) ** degree
+
+
+def nnls(A, b):
+    """The x >= 0 that minimises ||A x - b||, by Lawson and Hanson's active sets: A (m, n), b (m,) -> (n,).
+
+    Columns are scaled to length 1 first, which leaves the answer alone and makes its zeros sharp.
+    """
+    lengths = np.sqrt((A * A).sum(0))
+    lengths[lengths == 0] = 1
+    A = A / lengths
+    x, passive = np.zeros(A.shape[1]), np.zeros(A.shape[1], bool)
+    barred = passive.copy()  # a column that rounding alone invited in is barred until the solution has moved
+    for _ in range(10 * sum(A.shape)):
+        residual = b - A @ x
+        descent = np.where(passive | barred, -np.inf, A.T @ residual)
+        new = descent.argmax()
+        if descent[new] <= 4e-16 * np.sqrt(len(b)) * (norm(b) + abs(x).sum()):
+            break
+        passive[new] = True
+        while True:
+            trial = np.zeros_like(x)
+            trial[passive] = np.linalg.lstsq(A[:, passive], b, rcond=None)[0]
+            out = passive & (trial <= 0)
+            if not out.any():
+                x, barred = trial, np.zeros_like(barred)
+                break
+            if out[new] and x[new] == 0:
+                passive[new], barred[new] = False, True
+                break
+            share = (x[out] / (x[out] - trial[out])).min()
+            x = x + share * (trial - x)
+            passive &= ~(out & (x <= 1e-14 * x.max()))
+            x[~passive] = 0
+    return x / lengths
+
+
+class NotSeparable(ValueError):
+    """No v satisfies G v >= c: `multipliers` λ >= 0, Σ λ_i c_i = 1, Σ λ_i G_i = 0 prove it (Farkas)."""
+
+    def __init__(self, multipliers):
+        super().__init__("the constraints cannot hold: some combination of them with weights >= 0 says 0 >= 1")
+        self.multipliers = multipliers
+
+
+def least_norm(G, c):
+    """The v of least ||v|| with G v >= c: G (N, p), c (N,) not all <= 0 -> (p,). Raises NotSeparable if there is none.
+
+    Lawson and Hanson's least distance programming: the non-negative combination of the vectors (G_i, c_i) that is nearest to
+    (0, 1) leaves a residual parallel to (-v, 1), or none at all. The active constraints then give v to rounding.
+    """
+    scale = np.abs(G).max() or 1.0
+    size = 1.0
+    for _ in range(3):  # v of length 1 keeps the two parts of the residual in balance
+        E = np.vstack([G.T / scale * size, c])
+        target = np.append(np.zeros(G.shape[1]), 1.0)
+        multipliers = nnls(E, target)
+        residual = target - E @ multipliers
+        if residual[-1] < 1e-13:
+            raise NotSeparable(multipliers / (multipliers @ c))
+        v = -residual[:-1] / residual[-1]
+        if 0.3 < norm(v) < 3:
+            break
+        size *= norm(v)
+    active = multipliers > 0
+    return np.linalg.lstsq(G[active], c[active], rcond=None)[0]
+
+
+def predict(problem, w, h, rounds=200):
+    """A KKT point of min ||h^-1/2 ⊙ w||² s.t. q_i(w) >= 1, found from w: (runs, p), with h (runs, p), q_i(w) > 0.
+
+    Exact for the linear model, whose constraints are linear. Otherwise the constraints are linearised at w, the
+    problem is solved, and w goes half way to the solution, again and again: undamped it can cycle for ever.
+    The rows are scaled to q_min = 1. `certificate` says how good they are. Raises NotSeparable for a linear model
+    on data that it cannot separate.
+    """
+    L, root = problem.model.degree, np.sqrt(h)
+    w = w / problem.margins(w).min(-1, keepdims=True) ** (1 / L) if L > 1 else np.array(w, float)
+    moving = np.arange(len(w))
+    for _ in range(rounds):
+        q, G = problem.margins(w[moving]), problem.jacobian(w[moving]) * root[moving][:, None, :]
+        rows = zip(G, 1 + (L - 1) * q)
+        solved = np.array([least_norm(*row) for row in rows]) * root[moving]
+        if L == 1:
+            return solved
+        new = (w[moving] + solved) / 2
+        new /= np.maximum(problem.margins(new).min(-1, keepdims=True), 1e-3) ** (1 / L)
+        still = norm((new - w[moving]) / root[moving]) > 1e-14 * norm(new / root[moving])
+        w[moving] = new
+        moving = moving[still]
+        if not len(moving):
+            break
+    return w
+
+
+def certificate(problem, w, h):
+    """The KKT residual of min ||h^-1/2 ⊙ w||² s.t. q_i(w) >= 1 at w scaled to q_min = 1: r (runs,), 0 at a KKT point only.
+
+    With s = ||h^-1/2 w||, r² is the least value over λ >= 0 of
+    ||h^-1/2 w - Σ λ_i h^1/2 ∂q_i||² / s² + (Σ λ_i (q_i - 1) / s²)², stationarity and complementarity in one
+    non-negative least-squares problem; invariant to the scale of w. NaN where w does not separate the data.
+    """
+    r = np.full(len(w), np.nan)
+    good = problem.margins(w).min(-1) > 0
+    w, root = w[good], np.sqrt(h[good])
+    w = w / problem.margins(w).min(-1, keepdims=True) ** (1 / problem.model.degree)
+    v, G, slack = w / root, problem.jacobian(w) * root[:, None, :], problem.margins(w) - 1
+    for run, row in enumerate(np.flatnonzero(good)):
+        s = norm(v[run])
+        A, b = np.vstack([G[run].T / s, slack[run] / s**2]), np.append(v[run] / s, 0)
+        r[row] = norm(A @ nnls(A, b) - b)
+    return r

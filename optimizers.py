@@ -205,3 +205,64 @@ def follow(problem, conditioner, w, levels=(-25.0, -50.0), lr=1.0, c=0.1):
             break
         state.step()
     return state, passed_w, passed_h, reached
+
+
+def ascend(problem, h, w, target=1e13, growth=4.0, iterations=100):
+    """The flow with h held at its limit, to log 1/L >= target by implicit Euler in the time of φ = -log log(1/L).
+
+    Each step solves w_new = w - Δ h ⊙ ∂φ(w_new), that is, minimises φ(w_new) + ||h^-1/2 (w_new - w)||² / (2 Δ), by
+    Newton's method, with Δ proportional to ||h^-1/2 w||² such that log 1/L grows about `growth`-fold.
+    w, h (runs, p), L(w) < 1; returns w and `solved` (runs,): whether Newton's method converged in every step.
+    """
+    L = problem.model.degree
+    ratio = growth ** (1 / L)
+    w, solved = np.array(w), np.ones(len(w), bool)
+    with np.errstate(all="ignore"):
+        while True:
+            todo = np.flatnonzero(solved & (problem.gradient(w)[0] > -target))
+            if not len(todo):
+                return w, solved
+            at = w[todo]
+            stretch = np.sqrt(h[todo] * ratio * (ratio - 1) / L) * norm(at / np.sqrt(h[todo]))[:, None]
+            w[todo], solved[todo] = implicit_step(problem, at, stretch, ratio, iterations)
+
+
+def implicit_step(problem, w, stretch, ratio, iterations):
+    """The minimiser v of F(v) = φ(stretch ⊙ v) + ||v - v_0||² / 2 for every run, as w = stretch ⊙ v, and whether it was found.
+
+    At large log 1/L, F is nearly piecewise smooth, with a crease wherever the sample of least margin changes. A step that
+    overshoots a crease is therefore cut back by bisection of the slope along it, which ends on the crease, and not by halving
+    until F falls, which would bounce from side to side.
+    """
+    v0 = w / stretch
+    v, found = ratio * v0, np.zeros(len(w), bool)
+
+    def slope(v, rows):
+        """log L, ∂ φ(stretch ⊙ v) and ∂F for these rows; ∂F is NaN where φ does not exist, L >= 1."""
+        log_loss, u = problem.gradient(stretch[rows] * v)
+        log_loss = np.where(log_loss < 0, log_loss, np.nan)[:, None]
+        du = stretch[rows] * u / -log_loss
+        return log_loss, du, du + v - v0[rows]
+
+    for _ in range(iterations):
+        rows = np.flatnonzero(~found)
+        if not len(rows):
+            break
+        here, D = v[rows], stretch[rows]
+        log_loss, du, gradient = slope(here, rows)
+        curve = problem.hessian(D * here) * D[:, :, None] * D[:, None, :] / -log_loss[:, :, None]
+        curve += du[:, :, None] * du[:, None, :] + np.eye(w.shape[-1])
+        broken = ~np.isfinite(curve).all((1, 2))
+        values, vectors = np.linalg.eigh(np.where(broken[:, None, None], np.eye(w.shape[-1]), curve))
+        step = np.einsum("rji,rj->ri", vectors, -gradient) / np.maximum(np.abs(values), 1e-3)
+        step = np.einsum("rij,rj->ri", vectors, step)
+        short, long = np.zeros(len(rows)), np.ones(len(rows))
+        beyond = np.flatnonzero(~((slope(here + step, rows)[2] * step).sum(-1) <= 1e-3 * np.abs(gradient * step).sum(-1)))
+        for _ in range(50 if len(beyond) else 0):
+            middle = (short[beyond] + long[beyond]) / 2
+            rising = ~((slope(here[beyond] + middle[:, None] * step[beyond], rows[beyond])[2] * step[beyond]).sum(-1) <= 0)
+            long[beyond], short[beyond] = np.where(rising, middle, long[beyond]), np.where(rising, short[beyond], middle)
+        length = np.where(long == 1, 1.0, (short + long) / 2)
+        v[rows] = np.where(broken[:, None], here, here + length[:, None] * step)
+        found[rows] = ~broken & (norm(step) <= 1e-9 * norm(here))
+    return stretch * v, found

@@ -31,7 +31,7 @@ def test_default_study_writes_what_design_says(tmp_path, capsys):
     assert content["config"]["model"] == "neuron" and content["config"]["eps"] == 1e-5 and content["config"]["data"] is None
     assert set(content["versions"]) == {"python", "numpy", "autograd", "matplotlib"}
     assert [(r["optimizer"], r["form"]) for r in content["results"]] == [
-        (o, f) for o in ("gd", "adagrad", "rmsprop", "adam") for f in ("discrete", "flow")
+        (o, f) for o in ("gd", "adagrad", "rmsprop", "adam") for f in ("discrete", "flow", "limit")
     ]
     x, y = (np.array(content["data"][k]) for k in "xy")
     for r in content["results"]:
@@ -39,7 +39,13 @@ def test_default_study_writes_what_design_says(tmp_path, capsys):
         assert np.shape(r["w0"]) == w.shape == h.shape == (4, 3)
         z = w[:, :2] @ x.T
         q = y * w[:, 2:] * np.where(z > 0, z, z / 2)
-        np.testing.assert_allclose(r["log_loss"], np.log(np.exp(-q).sum(1)), rtol=1e-9)
+        low = q.min(1, keepdims=True)
+        np.testing.assert_allclose(r["log_loss"], np.log(np.exp(low - q).sum(1)) - low[:, 0], rtol=1e-9)
+        if r["form"] == "limit":
+            assert max(r["direction_error"]) < 1e-6 and max(r["kkt_residual"]) < 1e-6 and max(r["log_loss"]) <= -1e13
+            u = w / np.linalg.norm(w, axis=1, keepdims=True)
+            np.testing.assert_allclose(np.linalg.norm(u - r["predicted"], axis=1), r["direction_error"], atol=1e-15)
+            assert (max(r["kkt_residual_unweighted"]) > 0.01) == (r["optimizer"] == "adagrad")
         np.testing.assert_allclose(r["margin"], q.min(1) / (w**2).sum(1), rtol=1e-9)
         assert r["separated"] == (q.min(1) > 0).tolist()
         assert all(s == "ok" if good else s == "not separated" for s, good in zip(r["status"], r["separated"]))
@@ -106,6 +112,20 @@ def test_no_separation_is_said_plainly_and_is_no_error(tmp_path, capsys, monkeyp
     status, content = run(tmp_path, "--data", str(tmp_path / "d.csv"))
     assert status == 0 and "no run separates the data" in capsys.readouterr().out
     assert {s for r in content["results"] for s in r["status"]} == {"not separated"}
+    limit = content["results"][2]
+    assert limit["predicted"] == [[None] * 3] * 4 and limit["direction_error"] == limit["kkt_residual"] == [None] * 4
+
+
+def test_too_many_parameters_for_the_limit_are_refused_before_anything_runs(tmp_path, capsys):
+    status, result = run(tmp_path, "--model", "mlp:40")
+    error = capsys.readouterr().err
+    assert status == 2 and result is None and error.count("\n") == 1 and "--forms discrete,flow" in error
+
+
+def test_an_h_that_has_not_settled_is_said_and_not_guessed(tmp_path):
+    status, content = run(tmp_path, "--eps", "1e-60", "--optimizers", "rmsprop", "--forms", "limit")
+    assert status == 0 and content["results"][0]["status"] == ["h still moving"] * 4
+    assert content["results"][0]["predicted"] == [[None] * 3] * 4
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e2, 1e4])

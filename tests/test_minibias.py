@@ -5,7 +5,8 @@ from decimal import Decimal, localcontext
 import numpy as np
 import pytest
 
-from minibias import Problem, classes, log_logistic, normalised_margin
+from experiments import default_data
+from minibias import NotSeparable, Problem, certificate, classes, least_norm, log_logistic, nnls, norm, normalised_margin, predict
 from models import MLP, Linear
 
 MAGNITUDES = [1e-300, 1.0, 18.0, 40.0, 1e3, 1e8, 1e300]
@@ -109,3 +110,88 @@ def test_bad_data_are_refused_with_the_reason(x, y, word):
         Problem(Linear(1), x, y)
     with pytest.raises(ValueError, match="exp or log"):
         Problem(Linear(1), np.ones((2, 1)), np.array([1, -1]), "hinge")
+
+
+def separable(rng, samples, d):
+    """Random data that a random direction separates, and h between 0.1 and 10."""
+    x = rng.normal(size=(samples, d))
+    y = np.sign(x @ rng.normal(size=d))
+    y[:2] = 1, -1
+    x[0], x[1] = abs(x[0]) * np.sign(x[0] * 0 + 1), -abs(x[1])
+    w = rng.normal(size=d)
+    return x + (y * 0.3 - (x @ w / (w @ w)) + abs(x @ w) / (w @ w) * y)[:, None] * w, y, 10 ** rng.uniform(-1, 1, (1, d))
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("samples, d", [(2, 2), (30, 2), (30, 5), (200, 10)])
+def test_linear_prediction_against_a_quadratic_program_solved_by_another_route(seed, samples, d):
+    optimize = pytest.importorskip("scipy.optimize")
+    x, y, h = separable(np.random.default_rng(seed), samples, d)
+    w = predict(Problem(Linear(d), x, y), np.zeros((1, d)), h)[0]
+    G = y[:, None] * x
+    solved = optimize.minimize(
+        lambda v: v @ (v / h[0]), w + 0.1 * norm(w), jac=lambda v: 2 * v / h[0], method="SLSQP", tol=1e-14,
+        constraints={"type": "ineq", "fun": lambda v: G @ v - 1, "jac": lambda v: G}, options={"maxiter": 1000},
+    )  # fmt: skip
+    assert (G @ w).min() > 1 - 1e-12
+    np.testing.assert_allclose(w / norm(w), solved.x / norm(solved.x), atol=2e-6)
+    assert w @ (w / h[0]) <= solved.fun * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nnls_against_scipy(seed):
+    optimize = pytest.importorskip("scipy.optimize")
+    rng = np.random.default_rng(seed)
+    A, b = rng.normal(size=(6, 40)) * 10 ** rng.uniform(-3, 3, 40), rng.normal(size=6)
+    x = nnls(A, b)
+    assert x.min() >= 0
+    assert norm(A @ x - b) <= optimize.nnls(A, b)[1] + 1e-12
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1, 1e2])
+@pytest.mark.parametrize("model", [Linear(2), MLP((2, 1, 1)), MLP((2, 3, 1))])
+def test_certificate_is_zero_at_the_prediction_and_grows_away_from_it(model, scale):
+    x, y = default_data(0)
+    problem, rng = Problem(model, scale * x, y), np.random.default_rng(0)
+    h = 10 ** rng.uniform(-1, 1, (1, model.size))
+    start = np.array([[1.0, 0.5, 1.0]]) if model.size == 3 else np.array([[1.0, 0.5]])
+    if model.size == 9:
+        start = np.array([[1.0, 0.5, 0.8, 0.6, -1, -0.4, 1, 1.2, -0.7]])
+    w = predict(problem, start, h)
+    assert certificate(problem, w, h)[0] < 1e-9
+    np.testing.assert_allclose(problem.margins(w).min(), 1, rtol=1e-9)
+    residuals = [
+        certificate(problem, w * (1 + step * rng.permutation(np.linspace(-1, 1, model.size))), h)[0] for step in (1e-4, 1e-2)
+    ]
+    assert 1e-6 < residuals[0] < residuals[1]
+    np.testing.assert_allclose(certificate(problem, 7 * w, h), certificate(problem, w, h), atol=1e-12)
+    off = w * (1 + 0.01 * np.arange(model.size))
+    np.testing.assert_allclose(certificate(problem, 7 * off, h), certificate(problem, off, h), rtol=1e-9)
+    np.testing.assert_allclose(certificate(problem, off, 5 * h), certificate(problem, off, h), rtol=1e-9)
+
+
+def test_certificate_of_a_point_that_does_not_separate_is_nan():
+    problem = Problem(Linear(1), np.array([[1.0], [-1.0]]), np.array([1, -1]))
+    assert np.isnan(certificate(problem, np.array([[-1.0], [1.0]]), np.ones((2, 1)))).tolist() == [True, False]
+
+
+def test_data_that_no_line_through_0_separates_are_refused_with_a_proof():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 2)), np.repeat([1, -1], 15)
+    with pytest.raises(NotSeparable) as refusal:
+        predict(Problem(Linear(2), x, y), np.zeros((1, 2)), np.ones((1, 2)))
+    multipliers = refusal.value.multipliers
+    assert multipliers.min() >= 0
+    np.testing.assert_allclose(multipliers.sum(), 1, rtol=1e-12)
+    np.testing.assert_allclose(multipliers @ (y[:, None] * x), 0, atol=1e-12)
+
+
+def test_neuron_prediction_is_the_weighted_svm_direction_with_v_in_balance():
+    """v⁴ = h_v M² at the optimum, M the h-weighted norm of the support vector machine on σ(x), by elimination of v."""
+    x, y = default_data(0)
+    problem, h = Problem(MLP((2, 1, 1)), x, y), np.array([[0.3, 2.0, 5.0]])
+    w = predict(problem, np.array([[1.0, 0.5, 1.0]]), h)[0]
+    bent = x * np.where(x @ w[:2] > 0, 1, 0.5)[:, None] * y[:, None]
+    svm = least_norm(bent * np.sqrt(h[0, :2]), np.ones(100))
+    v = (h[0, 2] * norm(svm) ** 2) ** 0.25
+    np.testing.assert_allclose(w, [*(svm * np.sqrt(h[0, :2]) / v), v], rtol=1e-10)

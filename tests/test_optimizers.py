@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from experiments import default_data
-from minibias import Problem
+from minibias import Problem, certificate, norm, predict
 from models import MLP, Linear
-from optimizers import CONDITIONERS, GD, AdaGrad, Adam, Discrete, Flow, RMSProp, descend, follow
+from optimizers import CONDITIONERS, GD, AdaGrad, Adam, Discrete, Flow, RMSProp, ascend, descend, follow, implicit_step
 
 EPS, B = 1e-5, 0.9
 ADAPTIVE = ["adagrad", "rmsprop", "adam"]
@@ -184,3 +184,35 @@ def test_parameters_out_of_range_are_refused(eps, b, lr):
     problem, w = neuron(1)
     with pytest.raises(ValueError):
         Discrete(problem, Adam(eps, b), w, lr)
+
+
+def test_implicit_euler_solves_its_equation_and_converges_at_first_order():
+    """One sample, Φ = w: φ = -log w, the flow w² = w_0² + 2t, and one implicit step w = (w_0 + sqrt(w_0² + 4Δ)) / 2."""
+    problem = Problem(Linear(1), np.array([[1.0], [-1e9]]), np.array([1, -1]))  # the second sample never matters
+    errors = []
+    for steps in (10, 20, 40):
+        w, delta = np.array([[60.0]]), 60.0**2 / steps
+        for _ in range(steps):
+            before = w
+            w, found = implicit_step(problem, w, np.full((1, 1), np.sqrt(delta)), 1.0, 50)
+            assert found.all()
+            np.testing.assert_allclose(w, (before + np.sqrt(before**2 + 4 * delta)) / 2, rtol=1e-9)
+        errors.append(abs(w[0, 0] - np.sqrt(3) * 60))
+    assert all(1.8 < a / b < 2.2 for a, b in pairwise(errors)), errors
+
+
+@pytest.mark.parametrize("name", list(CONDITIONERS))
+@pytest.mark.parametrize("loss", ["exp", "log"])
+@pytest.mark.parametrize("kind", ["neuron", "linear"])
+def test_limit_of_the_flow_is_the_predicted_and_certified_kkt_point(name, loss, kind):
+    model = MLP((2, 1, 1)) if kind == "neuron" else Linear(2)
+    problem, w0 = Problem(model, *default_data(1), loss), model.init(np.random.default_rng(1), 10)
+    flow, _, _, reached = follow(problem, CONDITIONERS[name](EPS, B), w0)
+    assert reached.all()
+    w, solved = ascend(problem, flow.h, flow.w)
+    assert solved.all() and problem.gradient(w)[0].max() <= -1e13
+    predicted = predict(problem, flow.w, flow.h)
+    assert norm(w / norm(w)[:, None] - predicted / norm(predicted)[:, None]).max() <= 1e-6
+    assert certificate(problem, w, flow.h).max() <= 1e-6
+    unweighted = np.median(certificate(problem, w, np.ones_like(w)))
+    assert unweighted >= 0.1 if (name, kind) == ("adagrad", "neuron") else unweighted <= 1e-6 or name == "adagrad"
