@@ -106,3 +106,32 @@ def direction(path, x, y, results):
         left.plot([], [], MARKS[form], color="0.3", mfc="none", label=form)
     left.legend(fontsize=8, ncols=3, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     save(figure, path)
+
+
+def claims(path, measures, levels):
+    """The proof at work, run 0 of every optimizer with the exponential loss."""
+    figure, (time, surrogate, beta, kkt) = plt.subplots(1, 4, figsize=(13, 3.6), layout="constrained")
+    for (optimizer, loss), m in measures.items():
+        if loss != "exp":
+            continue
+        log_t, log_loss, margin, h = (np.array(column) for column in zip(*m["path"]))
+        style = {"color": COLOURS[optimizer], "label": NAMES[optimizer]}
+        time.plot(log_t[1:] / np.log(10), log_loss[1:], **style)
+        positive = log_loss < -1
+        surrogate.plot(-log_loss[positive], margin[positive] / margin[positive][0], **style)
+        gap = np.abs(h / h[-1] - 1).max(-1)[positive]
+        if gap.max() > 0:
+            beta.plot(-log_loss[positive], np.maximum(gap, 1e-17), **style)
+        kkt.plot(levels, m["epsilons"], **style)
+        kkt.plot(levels, np.maximum(m["deltas"], 1e-20), ls="--", color=COLOURS[optimizer])
+    kkt.plot([], [], color="0.3", label=r"$\varepsilon_i$")
+    kkt.plot([], [], "--", color="0.3", label=r"$\delta_i$")
+    time.set(xlabel=r"$\log_{10} t$ (steps)", ylabel=r"$\log L$")
+    surrogate.set(xlabel=r"$\log 1/L$", ylabel="surrogate margin / first value", xscale="log")
+    beta.set(xlabel=r"$\log 1/L$", ylabel=r"$\max_j |\beta_j - 1|$", yscale="log")
+    kkt.set(xlabel=r"$\log 1/L$", ylabel="KKT defects of the proof", xscale="log", yscale="log")
+    time.legend(fontsize=8, frameon=False)
+    kkt.legend(fontsize=7, frameon=False, ncols=2)
+    for axes in (time, surrogate, beta, kkt):
+        axes.grid(color="0.92")
+    save(figure, path)

@@ -293,3 +293,28 @@ def certificate(problem, w, h):
         A, b = np.vstack([G[run].T / s, slack[run] / s**2]), np.append(v[run] / s, 0)
         r[row] = norm(A @ nnls(A, b) - b)
     return r
+
+
+def inverse_loss(log_loss, kind):
+    """ℓ^-1(L) from log L: log 1/L for the exponential loss, -log(e^L - 1) for the logistic (the same once L is tiny)."""
+    if kind == "exp":
+        return -log_loss
+    return np.where(log_loss < -40, -log_loss, -np.log(np.expm1(np.exp(np.maximum(log_loss, -40)))))
+
+
+def surrogate_margin(log_loss, kind, w, h, degree):
+    """ℓ^-1(L) / ||h^-1/2 ⊙ w||^L, (...): the slide "Proof Sketch" with v = h_∞^-1/2 ⊙ w and β = h / h_∞, written in w and h(t)."""
+    return inverse_loss(log_loss, kind) / norm(w / np.sqrt(h)) ** degree
+
+
+def approximate_kkt(problem, w, h):
+    """(ε, δ) of the proof, (runs,) each: stationarity and complementarity with its own multipliers at w scaled to q_min = 1.
+
+    λ_i is proportional to -ℓ'(q_i) and scaled so that ||Σ λ_i h^1/2 ∂q_i|| = s = ||h^-1/2 w||. Then ε is the distance of the
+    unit vectors along h^-1/2 w and Σ λ_i h^1/2 ∂q_i = -h^1/2 ∂log L, and δ = Σ λ_i (q_i - 1) / s² is, unscaled,
+    Σ p_i (q_i - q_min) / (||h^-1/2 w|| ||h^1/2 u||) with p_i = -∂ log L / ∂q_i.
+    """
+    v, pull, q = w / np.sqrt(h), -np.sqrt(h) * problem.gradient(w)[1], problem.margins(w)
+    _, weights, total = problem.loss(q)
+    epsilon = norm(v / norm(v)[..., None] - pull / norm(pull)[..., None])
+    return epsilon, (weights / total * (q - q.min(-1, keepdims=True))).sum(-1) / (norm(v) * norm(pull))
