@@ -115,23 +115,21 @@ def claims(path, measures, levels):
         if loss != "exp":
             continue
         log_t, log_loss, margin, h = (np.array(column) for column in zip(*m["path"]))
-        style = {"color": COLOURS[optimizer], "label": NAMES[optimizer]}
+        style = {"color": COLOURS[optimizer], "label": NAMES[optimizer], "lw": 3 if optimizer == "rmsprop" else 1.5}
         time.plot(log_t[1:] / np.log(10), log_loss[1:], **style)
         positive = log_loss < -1
         surrogate.plot(-log_loss[positive], margin[positive] / margin[positive][0], **style)
         gap = np.abs(h / h[-1] - 1).max(-1)[positive]
-        if gap.max() > 0:
-            beta.plot(-log_loss[positive], np.maximum(gap, 1e-17), **style)
+        beta.plot(-log_loss[positive], np.where(gap > 1e-16, gap, np.nan), **style)
         kkt.plot(levels, m["epsilons"], **style)
-        kkt.plot(levels, np.maximum(m["deltas"], 1e-20), ls="--", color=COLOURS[optimizer])
-    kkt.plot([], [], color="0.3", label=r"$\varepsilon_i$")
-    kkt.plot([], [], "--", color="0.3", label=r"$\delta_i$")
+        kkt.plot(levels, np.where(m["deltas"] > 0, m["deltas"], np.nan), ls="--", color=COLOURS[optimizer])
+    kinds = [kkt.plot([], [], dash, color="0.3", label=name)[0] for dash, name in (("-", r"$\varepsilon_i$"), ("--", r"$\delta_i$"))]
     time.set(xlabel=r"$\log_{10} t$ (steps)", ylabel=r"$\log L$")
-    surrogate.set(xlabel=r"$\log 1/L$", ylabel="surrogate margin / first value", xscale="log")
+    surrogate.set(xlabel=r"$\log 1/L$", ylabel="surrogate margin / first value", xscale="log", yscale="log")
     beta.set(xlabel=r"$\log 1/L$", ylabel=r"$\max_j |\beta_j - 1|$", yscale="log")
     kkt.set(xlabel=r"$\log 1/L$", ylabel="KKT defects of the proof", xscale="log", yscale="log")
     time.legend(fontsize=8, frameon=False)
-    kkt.legend(fontsize=7, frameon=False, ncols=2)
+    kkt.legend(handles=kinds, fontsize=9, frameon=False, loc="lower left")
     for axes in (time, surrogate, beta, kkt):
         axes.grid(color="0.92")
     save(figure, path)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import default_data, main
+from optimizers import CONDITIONERS, GD, RMSProp
 
 SMALL = ["--runs", "4", "--steps", "60", "--jobs", "1"]
 
@@ -232,3 +233,44 @@ def test_leftovers_of_killed_processes_are_swept(tmp_path):
     dead.write_text("half")
     run(tmp_path, "--optimizers", "gd")
     assert not dead.exists()
+
+
+def claims(tmp_path, monkeypatch):
+    """Status and rows of a small claims study with the exponential loss, id -> row."""
+    monkeypatch.setattr("minibias.LOSSES", ("exp",))
+    status = main(["claims", "--runs", "5", "--jobs", "1", "--out", str(tmp_path)])
+    content = json.loads((tmp_path / "claims.json").read_text(), parse_constant=pytest.fail)
+    assert (tmp_path / "claims.png").read_bytes().startswith(b"\x89PNG")
+    return status, {row["id"]: row for row in content["claims"]}
+
+
+def failing(rows):
+    return {name for name, row in rows.items() if row["kind"] == "theorem" and not row["holds"]}
+
+
+def test_all_theorems_hold(tmp_path, monkeypatch, capsys):
+    status, rows = claims(tmp_path, monkeypatch)
+    assert status == 0 and not failing(rows) and len(rows) > 50
+    assert "0 theorems fail" in capsys.readouterr().out
+    for row in rows.values():
+        assert set(row) == {"id", "slide", "statement", "kind", "measured", "relation", "bound", "holds"}
+        assert row["holds"] == (row["measured"] <= row["bound"] if row["relation"] == "<=" else row["measured"] >= row["bound"])
+
+
+def test_epsilon_outside_the_root_breaks_the_rows_about_h_infinity(tmp_path, monkeypatch):
+    class Outside(RMSProp):
+        def square(self, S, t, g2):
+            return (np.sqrt(S) + self.eps) ** 2
+
+    monkeypatch.setitem(CONDITIONERS, "rmsprop", Outside)
+    status, rows = claims(tmp_path, monkeypatch)
+    assert status == 1
+    assert {"h_isotropic.flow.rmsprop.exp", "h_isotropic.discrete.rmsprop.exp"} <= failing(rows)
+    assert not any(".gd." in name or ".adam." in name for name in failing(rows))
+
+
+def test_adagrad_with_h_replaced_by_one_breaks_the_row_that_it_is_not_l2(tmp_path, monkeypatch):
+    monkeypatch.setitem(CONDITIONERS, "adagrad", GD)
+    status, rows = claims(tmp_path, monkeypatch)
+    assert status == 1 and "not_l2.adagrad.exp" in failing(rows)
+    assert not any(".gd." in name for name in failing(rows)) and not rows["h_varies.adagrad"]["holds"]

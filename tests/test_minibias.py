@@ -160,9 +160,7 @@ def test_certificate_is_zero_at_the_prediction_and_grows_away_from_it(model, sca
     w = predict(problem, start, h)
     assert certificate(problem, w, h)[0] < 1e-9
     np.testing.assert_allclose(problem.margins(w).min(), 1, rtol=1e-9)
-    residuals = [
-        certificate(problem, w * (1 + step * rng.permutation(np.linspace(-1, 1, model.size))), h)[0] for step in (1e-4, 1e-2)
-    ]
+    residuals = [certificate(problem, w * (1 + step * rng.permutation(np.linspace(-1, 1, model.size))), h)[0] for step in (1e-4, 1e-2)]
     assert 1e-6 < residuals[0] < residuals[1]
     np.testing.assert_allclose(certificate(problem, 7 * w, h), certificate(problem, w, h), atol=1e-12)
     off = w * (1 + 0.01 * np.arange(model.size))
