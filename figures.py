@@ -122,7 +122,7 @@ def claims(path, measures, levels):
         gap = np.abs(h / h[-1] - 1).max(-1)[positive]
         beta.plot(-log_loss[positive], np.where(gap > 1e-16, gap, np.nan), **style)
         kkt.plot(levels, m["epsilons"], **style)
-        kkt.plot(levels, np.where(m["deltas"] > 0, m["deltas"], np.nan), ls="--", color=COLOURS[optimizer])
+        kkt.plot(levels, np.where(m["deltas"] > 1e-16, m["deltas"], np.nan), ls="--", color=COLOURS[optimizer])
     kinds = [kkt.plot([], [], dash, color="0.3", label=name)[0] for dash, name in (("-", r"$\varepsilon_i$"), ("--", r"$\delta_i$"))]
     time.set(xlabel=r"$\log_{10} t$ (steps)", ylabel=r"$\log L$")
     surrogate.set(xlabel=r"$\log 1/L$", ylabel="surrogate margin / first value", xscale="log", yscale="log")
