@@ -25,6 +25,7 @@ import numpy as np
 import minibias
 import optimizers
 import runs
+from minibias import angle_to_ones, normalised_margin, unit
 from models import MLP, Linear
 from optimizers import CONDITIONERS
 
@@ -162,17 +163,6 @@ def read_csv(path):
 # ---------------------------------------------------------------------------------------------- direction
 
 
-def unit(a):
-    """a / ||a|| over the last axis, for any finite a but 0."""
-    a = a / np.abs(a).max(-1, keepdims=True)
-    return a / minibias.norm(a)[..., None]
-
-
-def angle_to_ones(h):
-    """The angle in degrees between h (..., p) and (1, ..., 1), 0 if h is isotropic, exact for small angles too."""
-    return 2 * np.degrees(np.arcsin(minibias.norm(unit(h) - unit(np.ones(h.shape[-1]))) / 2))
-
-
 def with_nulls(a):
     """The array with None, JSON's null, for NaN: where there is nothing to say."""
     return np.where(np.isnan(a), None, a)
@@ -198,7 +188,7 @@ def direction_job(task):
             seconds = time.perf_counter() - start
         else:
             end, seconds = flow, flow_seconds
-        w, log_loss, margin = end.w, end.log_loss, problem.margins(unit(end.w)).min(-1)
+        w, log_loss, margin = end.w, end.log_loss, normalised_margin(problem, end.w)
         unsettled = ~settled & (form != "discrete")
         status = np.select([end.overflow, margin <= 0, unsettled], ["overflow", "not separated", "h still moving"], "ok")
         extra = {}
@@ -209,7 +199,7 @@ def direction_job(task):
             seconds += time.perf_counter() - start
             status = status.astype(object)
             status[np.flatnonzero(good)[~solved]] = "newton failed"
-            log_loss, margin = problem.gradient(w)[0], problem.margins(unit(w)).min(-1)
+            log_loss, margin = problem.gradient(w)[0], normalised_margin(problem, w)
             extra = limit_checks(problem, flow, w, good)
         results.append(
             {"optimizer": optimizer, "form": form, "w0": w0, "w": w, "h_inf": end.h, "log_loss": log_loss}
@@ -374,7 +364,7 @@ def claims_job(task):
     m["error_slopes"] = np.polyfit(np.log(LIMIT_LEVELS[early]), np.log(np.array(errors)[early]), 1)[0]
     m |= {"direction_error": errors[-1], "predicted": unit(predicted), "w": unit(w)}
     m |= {"kkt": minibias.certificate(problem, w, flow.h), "kkt_unweighted": minibias.certificate(problem, w, ones)}
-    m["margin"] = problem.margins(unit(predicted)).min(-1)
+    m["margin"] = normalised_margin(problem, predicted)
     m["delta"] = np.array(deltas)[early][-1]
 
     m["mlp"] = network_residuals(args, optimizer, loss, x, y)

@@ -6,6 +6,8 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from minibias import angle_to_ones, unit
+
 # Okabe and Ito's palette, which the colour-blind can tell apart, and a mark for each as a second cue
 COLOURS = {"gd": "#000000", "adagrad": "#D55E00", "rmsprop": "#0072B2", "adam": "#009E73"}
 NAMES = {"gd": "GD", "adagrad": "AdaGrad", "rmsprop": "RMSProp", "adam": "Adam (w/m)"}
@@ -33,7 +35,7 @@ def octant(axes, results):
         corner = 1.13 * np.eye(3)[k]
         axes.text(corner @ EAST, corner @ NORTH, f"$h_{k + 1}$", ha="center", va="center", color="0.3")
     for r in results:
-        h = r["h_inf"] / np.linalg.norm(r["h_inf"], axis=-1, keepdims=True)
+        h = unit(r["h_inf"])
         axes.plot(h @ EAST, h @ NORTH, MARKS[r["form"]], color=COLOURS[r["optimizer"]], ms=5, mfc="none", alpha=0.7)
     axes.plot(0, 0, "*", ms=13, mfc="none", mec="#CC79A7", mew=1.3)
     axes.set(aspect="equal", xlim=(-1, 1), ylim=(-0.68, 1.05), title=NAMES[results[0]["optimizer"]])
@@ -53,6 +55,11 @@ def strips(axes, results, key, label):
     axes.grid(axis="y", color="0.9")
 
 
+def normals(w):
+    """The unit normals, on the positive side, of the lines that neurons (runs, 3) decide by: (runs, 2)."""
+    return unit(w[:, :2] * np.sign(w[:, 2:]))
+
+
 def decisions(axes, x, y, results):
     """The data, and outside them the unit normal of every run's decision line, one circle per optimizer."""
     for label, mark, face in ((1, "s", "0.35"), (-1, "o", "none")):
@@ -61,23 +68,14 @@ def decisions(axes, x, y, results):
     optimizers = list(dict.fromkeys(r["optimizer"] for r in results))
     for k, optimizer in enumerate(optimizers):
         w = np.concatenate([r["w"] for r in results if r["optimizer"] == optimizer])
-        normal = w[:, :2] * np.sign(w[:, 2:])
-        normal = normal / np.linalg.norm(normal, axis=1, keepdims=True) * reach * (1.12 + 0.1 * k)
-        axes.plot(*normal.T, "o", ms=3, color=COLOURS[optimizer], alpha=0.6, label=NAMES[optimizer])
+        axes.plot(*(reach * (1.12 + 0.1 * k) * normals(w)).T, "o", ms=3, color=COLOURS[optimizer], alpha=0.6, label=NAMES[optimizer])
     predicted = np.array([u for r in results for u in r.get("predicted", ()) if u[0] is not None], float).reshape(-1, 3)
     if len(predicted):
-        normal = predicted[:, :2] * np.sign(predicted[:, 2:])
-        normal = normal / np.linalg.norm(normal, axis=1, keepdims=True) * reach * (1.12 + 0.1 * len(optimizers))
-        axes.plot(*normal.T, "d", ms=4, mfc="none", color="#CC79A7", label="predicted")
+        axes.plot(*(reach * (1.12 + 0.1 * len(optimizers)) * normals(predicted)).T, "d", ms=4, mfc="none", color="#CC79A7", label="predicted")
     axes.plot([], [], " ", label="(normals of\ndecision lines)")
     span = reach * (1.25 + 0.1 * len(optimizers))
     axes.set(aspect="equal", xlim=(-span, span), ylim=(-span, span), xlabel="$x_1$", ylabel="$x_2$")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
-
-
-def angles(r):
-    h = r["h_inf"] / np.linalg.norm(r["h_inf"], axis=-1, keepdims=True)
-    return 2 * np.degrees(np.arcsin(np.linalg.norm(h - h.shape[-1] ** -0.5, axis=-1) / 2))
 
 
 def direction(path, x, y, results):
@@ -95,7 +93,7 @@ def direction(path, x, y, results):
         decisions(right, x, y, results)
     else:
         right, *left = figure.subplots(1, 2 + bool(limits))
-        strips(right, results, angles, r"angle of $h_\infty$ to $(1,\ldots,1)$ (degrees)")
+        strips(right, results, lambda r: angle_to_ones(r["h_inf"]), r"angle of $h_\infty$ to $(1,\ldots,1)$ (degrees)")
     if limits:
         known = lambda r: np.array([np.nan if e is None else max(e, 1e-17) for e in r["direction_error"]])  # noqa: E731
         strips(left[1], limits, known, "distance of the limit's direction\nto the predicted one")

@@ -179,9 +179,20 @@ def norm(a):
     return np.sqrt((a * a).sum(-1))
 
 
-def normalised_margin(q, w, degree):
-    """min_i q_i / ||w||^L: (...), positive if and only if w separates the data; the quantity of slide "Observation of margin"."""
-    return q.min(-1) / norm(w) ** degree
+def unit(a):
+    """a / ||a|| over the last axis, for any finite a but 0."""
+    a = a / np.abs(a).max(-1, keepdims=True)
+    return a / norm(a)[..., None]
+
+
+def angle_to_ones(h):
+    """The angle in degrees between h (..., p) and (1, ..., 1), 0 if h is isotropic, exact for small angles too: (...)."""
+    return 2 * np.degrees(np.arcsin(norm(unit(h) - unit(np.ones(h.shape[-1]))) / 2))
+
+
+def normalised_margin(problem, w):
+    """q_min(w) / ||w||^L (...), the margin at w / ||w||: positive if and only if w separates the data (slide "Observation of Margin")."""
+    return problem.margins(unit(w)).min(-1)
 
 
 def nnls(A, b):

@@ -79,8 +79,9 @@ def test_cross_entropy_at_extreme_logits(extreme):
 def test_normalised_margin_is_invariant_to_the_scale_of_w():
     model, rng = MLP((2, 4, 1)), np.random.default_rng(0)
     problem, w = Problem(model, rng.normal(size=(5, 2)), np.array([1, -1, 1, 1, -1])), rng.normal(size=(3, model.size))
-    one, other = (normalised_margin(problem.margins(a * w), a * w, 2) for a in (1, 7))
+    one, other = (normalised_margin(problem, a * w) for a in (1, 7))
     np.testing.assert_allclose(one, other, rtol=1e-12)
+    np.testing.assert_allclose(one, problem.margins(w).min(-1) / (w * w).sum(-1), rtol=1e-12)
 
 
 def test_labels_say_how_many_classes_there_are():
