@@ -3,6 +3,7 @@
 import argparse
 import csv
 import ctypes
+import gzip
 import math
 import os
 import pathlib
@@ -25,12 +26,15 @@ import numpy as np
 import minibias
 import optimizers
 import runs
+from cnn import CNN
 from minibias import angle_to_ones, normalised_margin, unit
 from models import MLP, Linear
 from optimizers import CONDITIONERS
 
 LOG_LOSS_END = -50.0  # where the flow stops: h has settled, see `follow`
 LARGEST_LIMIT = 100  # parameters: Newton's method factors a p x p matrix for every run and step
+RATES = {"gd": 0.001, "adagrad": 0.1, "rmsprop": 0.1, "adam": 0.1}  # default learning rates
+IMAGE_RATES = {"gd": 0.0002, "adagrad": 0.01, "rmsprop": 0.01, "adam": 0.01}  # on MNIST: one for all that divide by the gradient's size
 SETTLED = 1e-8  # the largest relative change of h from half of LOG_LOSS_END to its end that counts as settled
 
 
@@ -87,6 +91,21 @@ def some_of(*names):
     return parse
 
 
+def whole_list(text):
+    """Counts separated by commas, three of them: the width of the CNN."""
+    widths = [count(part) for part in text.split(",")]
+    if len(widths) != 3:
+        raise argparse.ArgumentTypeError(f"expected three whole numbers from 1 on, CHANNELS,CHANNELS,HIDDEN, got {text!r}")
+    return widths
+
+
+def epsilons(text):
+    values = [positive(part) for part in text.split(",")]
+    if len(set(values)) < max(2, len(values)):
+        raise argparse.ArgumentTypeError(f"expected two or more different numbers above 0, got {text!r}")
+    return sorted(values)
+
+
 def model_name(text):
     kind, _, widths = text.partition(":")
     if text not in ("neuron", "linear") and not (kind == "mlp" and all(w.isdecimal() and int(w) for w in widths.split(","))):
@@ -123,17 +142,25 @@ def read_data(path):
         raise ValueError(f"{path} is a folder, expected an .npz or .csv file")
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                x, y = arrays["x"], arrays["y"]
+            x, y = read_npz(path, ("x", "y")).values()
         elif path.suffix == ".csv":
             x, y = read_csv(path)
         else:
             raise ValueError("expected a file that ends in .npz or .csv")
         return minibias.check_data(x, y)
-    except KeyError:
-        raise ValueError(f"{path}: expected arrays named x and y") from None
-    except (ValueError, EOFError, AttributeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as problem:
+    except ValueError as problem:
         raise ValueError(f"{path}: {problem}") from None
+
+
+def read_npz(path, names):
+    """The arrays of these names in an .npz file, a dict. Raises ValueError for any other content, OSError."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in names}
+    except KeyError:
+        raise ValueError(f"expected arrays named {' and '.join(names)}") from None
+    except (EOFError, AttributeError, NotImplementedError, TypeError, IndexError, zipfile.BadZipFile, zlib.error) as problem:
+        raise ValueError(problem) from None
 
 
 def read_csv(path):
@@ -158,6 +185,66 @@ def read_csv(path):
             raise ValueError(f"line {line} holds {next(c for c in cells if not is_number(c))!r}, expected a number")
     table = np.array([cells for _, cells in rows], float)
     return table[:, :-1], table[:, -1]
+
+
+IDX_FILES = {"x_train": "train-images-idx3-ubyte", "y_train": "train-labels-idx1-ubyte",
+             "x_test": "t10k-images-idx3-ubyte", "y_test": "t10k-labels-idx1-ubyte"}  # fmt: skip
+
+
+def read_idx(path, dimensions):
+    """The array of bytes in an IDX file, gzipped or not, of so many dimensions. Raises ValueError, naming the file, or OSError."""
+    content = path.read_bytes()
+    if content[:2] == b"\x1f\x8b":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as problem:
+            raise ValueError(f"{path}: damaged gzip, {problem}") from None
+    magic, head = bytes([0, 0, 8, dimensions]), 4 + 4 * dimensions
+    if content[:4] != magic:
+        raise ValueError(f"{path}: the magic number is {content[:4].hex() or 'missing'}, expected {magic.hex()}")
+    shape = [int.from_bytes(content[4 + 4 * k : 8 + 4 * k], "big") for k in range(dimensions)]
+    if len(content) != head + math.prod(shape):
+        raise ValueError(f"{path}: holds {len(content)} bytes, expected {head + math.prod(shape)} for the shape {tuple(shape)}")
+    return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
+
+
+def read_images(path, train, test):
+    """The first `train` and `test` images of MNIST's layout: x_train (N, 784) and y_train (N,) bytes, x_test, y_test.
+
+    path     an .npz with x_train, y_train, x_test, y_test as Keras has it, or a folder with the four IDX files, gzipped or not
+    Raises ValueError or OSError, naming the file and what is wrong with it.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        arrays = {}
+        for key, name in IDX_FILES.items():
+            found = [p for p in (path / name, path / f"{name}.gz", path / name.replace("-idx", ".idx")) if p.is_file()]
+            if not found:
+                raise ValueError(f"{path}: expected the four IDX files, gzipped or not, {name} is missing")
+            arrays[key] = read_idx(found[0], 3 if key[0] == "x" else 1)
+    else:
+        try:
+            arrays = read_npz(path, IDX_FILES)
+        except ValueError as problem:
+            raise ValueError(f"{path}: {problem}") from None
+    for part, wanted in (("train", train), ("test", test)):
+        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        if x.dtype.kind not in "iu" or y.dtype.kind not in "iu":
+            raise ValueError(f"{path}: pixels and labels must be whole numbers, not {x.dtype} and {y.dtype}")
+        if x.shape[1:] != (28, 28) or y.shape != x.shape[:1]:
+            raise ValueError(f"{path}: expected images (N, 28, 28) and labels (N,), not x_{part} {x.shape} and y_{part} {y.shape}")
+        if len(x) < wanted:
+            raise ValueError(f"{path}: --{part} {wanted} asks for more than the {len(x)} images there are")
+        x, y = x[:wanted], y[:wanted]
+        if x.min() < 0 or x.max() > 255:
+            raise ValueError(f"{path}: pixels must lie in 0..255, but x_{part} holds {x.min()}..{x.max()}")
+        if y.min() < 0 or y.max() > 9:
+            raise ValueError(f"{path}: labels must lie in 0..9, but y_{part} holds {y.min()}..{y.max()}")
+        arrays[f"x_{part}"], arrays[f"y_{part}"] = x.reshape(wanted, -1).astype(np.uint8), y.astype(np.uint8)
+    missing = sorted(set(range(10)) - set(arrays["y_train"].tolist()))
+    if missing:
+        raise ValueError(f"{path}: the first {train} training images must show all of 0..9, but lack {', '.join(map(str, missing))}")
+    return [arrays[key] for key in IDX_FILES]
 
 
 # ---------------------------------------------------------------------------------------------- direction
@@ -275,7 +362,7 @@ EXPLAINED = {
 
 
 def config(args):
-    return {name: value for name, value in vars(args).items() if name not in ("study", "run")}
+    return {name: value for name, value in vars(args).items() if name not in ("study", "run", "rates")}
 
 
 # ---------------------------------------------------------------------------------------------- claims
@@ -574,6 +661,248 @@ def claims(args):
     return 1 if failed else 0
 
 
+# ---------------------------------------------------------------------------------------------- margin and epsilon
+
+FLOW_END = -1000.0  # log L that form `flow` passes
+FLOW_C = 0.3  # a step of its first part changes log L by no more
+FLOW_LATE = -25.0  # log L from which on h has settled, S / ε being of the order e^-50 / ε
+RECORDS = ("step", "log_loss", "margin", "train_accuracy", "test_accuracy")
+PROBLEMS = {}  # what this process has made of the images it works on
+
+
+def image_problems(task, dtype):
+    """The training and the test images as problems for the CNN, made once in each process."""
+    key = (task["stamp"], task["width"], dtype)
+    if key not in PROBLEMS:
+        PROBLEMS.clear()
+        model = CNN(task["width"], dtype=dtype)
+        x_train, y_train, x_test, y_test = task["images"]
+        PROBLEMS[key] = (
+            minibias.Blocks(model, scaled(x_train), y_train, task["loss"], 10, model.block),
+            minibias.Blocks(model, scaled(x_test), y_test, task["loss"], 10, model.block, keep=0),
+        )
+    return PROBLEMS[key]
+
+
+def scaled(pixels):
+    return pixels.astype(np.float32) / 255
+
+
+def accuracy(q):
+    """The share of samples whose K - 1 margins are all positive, from the margins (N (K-1),) of ten classes."""
+    return float((q.reshape(-1, 9).min(-1) > 0).mean())
+
+
+def train_job(task, state, seconds):
+    """Go on with one run for about so many seconds, for `runs.resume`: its new state.
+
+    Form `discrete` makes task["steps"] steps. Form `flow` goes on from a discrete run's end, task["start"], until log L < -1000: Euler
+    steps until h has settled, then Runge-Kutta-Chebyshev steps. The model computes in float32 on a w kept in float64; in the flow it
+    computes in float64 too, since a rounding error of 1e-6 of q = 1000 would show in e^-q.
+    """
+    flow = task["form"] == "flow"
+    problem, test = image_problems(task, np.float64 if flow else np.float32)
+    conditioner = CONDITIONERS[task["optimizer"]](task["eps"], task["b"])
+    at = state or task["start"] or {"w": problem.model.init(np.random.default_rng([task["seed"], 1]), 1), "S": None}
+    made, rows, spent = (int(state["made"]), list(state["rows"]), float(state["seconds"])) if state else (0, [], 0.0)
+    gradient = (state["log_loss"], state["u"]) if state else None
+    late = min(FLOW_LATE, math.log(task["eps"]) / 2 - 15)
+    if not flow:
+        run = optimizers.Discrete(problem, conditioner, at["w"], task["lr"], at["S"], made, gradient)
+        recorded = set(np.geomspace(1, task["steps"], 50).round())
+    else:
+        log_t = state["log_t"] if state else math.log(task["steps"])
+        run = optimizers.Flow(problem, conditioner, at["w"], task["lr"], FLOW_C, at["S"], log_t, gradient)
+    steep = state["steep"] if state else 64.0
+
+    def record():
+        w = unit(run.w)
+        q = problem.margins(w)
+        rows.append((made, run.log_loss[0], q.min(), accuracy(q), accuracy(test.margins(w))))
+
+    if flow and not state:
+        record()
+    ended, until = False, time.monotonic() + seconds
+    while not ended and (time.monotonic() < until or made == (state or {"made": 0})["made"]):
+        if flow and run.log_loss[0] < late and not isinstance(run, optimizers.LateFlow):
+            now = (run.S, run.log_t, (run.log_loss, run.u))
+            run = optimizers.LateFlow(problem, conditioner, run.w, task["lr"], 0.05, *now, steep)
+        start = time.perf_counter()
+        run.step()
+        spent += time.perf_counter() - start
+        made += 1
+        log_loss = run.log_loss[0]
+        ended = not run.alive[0] or (log_loss < FLOW_END if flow else made == task["steps"])
+        if ended or (log_loss <= min(1.1 * rows[-1][1], rows[-1][1] - 1) if flow else made in recorded):
+            record()
+    share = np.clip(run.log_loss[0] / FLOW_END, 0, 1) if flow else made / task["steps"]
+    return {
+        "w": run.w, "S": run.S, "u": run.u, "log_loss": run.log_loss, "log_t": getattr(run, "log_t", 0.0), "steep": getattr(run, "steep", steep),
+        "made": made, "rows": np.array(rows).reshape(-1, len(RECORDS)), "seconds": spent, "overflow": run.overflow[0],
+        "done": ended, "share": 1.0 if ended else share,
+    }  # fmt: skip
+
+
+class Progress:
+    """The share of all work that is done, with the time left, on stderr if that is a terminal."""
+
+    def __init__(self, label):
+        self.label, self.begun, self.first = label, time.monotonic(), None
+
+    def __call__(self, states):
+        shares = [0.0 if state is None else float(state["share"]) for state in states.values()]
+        share = sum(shares) / len(shares)
+        if self.first is None:
+            self.first = share - 1e-9
+        left = (time.monotonic() - self.begun) / (share - self.first) * (1 - share)
+        if sys.stderr.isatty():
+            when = "" if left > 1e6 else f", about {left / 60:.0f} min left" if left > 90 else f", about {left:.0f} s left"
+            end = "\n" if share == 1 else ""
+            text = f"{self.label}: {shares.count(1.0)} of {len(shares)} runs done, {100 * share:.0f} %{when}"
+            print(f"\r{text:75}", end=end, file=sys.stderr, flush=True)
+
+
+def image_study(args, title, pairs, keys):
+    """The runs with these (optimizer, ε), for every seed: table, answers, files and figure of `margin` and `epsilon`.
+
+    pairs    (claim, larger, smaller): two keys that the slides compare
+    """
+    out = runs.prepare(args.out)
+    images = read_images(args.data or pathlib.Path(__file__).with_name("data") / "mnist.npz", args.train, args.test)
+    common = {"images": images, "steps": args.steps, "loss": args.loss, "b": args.b, "width": tuple(args.width), "form": "discrete", "start": None}
+    settings = {name: value for name, value in config(args).items() if name not in ("out", "jobs", "dask", "fresh")}
+    stamp = runs.fingerprint(title, settings, *images)
+    common["stamp"] = stamp.hex()
+    tasks = {
+        f"{optimizer}-{eps}-{seed}": common | {"optimizer": optimizer, "eps": eps, "seed": seed, "lr": args.lr[optimizer]}
+        for optimizer, eps in keys
+        for seed in range(args.seed, args.seed + args.seeds)
+    }
+    resume = lambda tasks, label: runs.resume(  # noqa: E731
+        train_job, tasks, out / f"{title}.runs", stamp, args.jobs, args.dask, args.fresh, Progress(label)
+    )
+    states = resume(tasks, title)
+    results = [image_result(task, states[name]) for name, task in tasks.items()]
+    if args.flow:
+        late = {f"{n}-flow": t | {"form": "flow", "start": states[n]} for n, t in tasks.items() if states[n]["rows"][-1][2] > 0}
+        states |= resume(late, f"{title} --flow")
+        results += [image_result(task, states[name]) for name, task in late.items()]
+    for name, state in states.items():
+        if state["overflow"]:
+            print(f"{name}: overflow after {state['made']} steps, float32 cannot hold the next one; a smaller --lr helps")
+        elif not name.endswith("-flow") and state["rows"][-1][2] <= 0:
+            print(f"{name}: does not separate the training images after {state['made']} steps; more --steps or another --lr help")
+    summary = summarise(results)
+    image_table(summary)
+    verdicts = [a for pair in pairs for form in ("discrete", "flow") for a in answers(results, form, *pair)]
+    for a in verdicts:
+        error = "" if a["standard_error"] is None else f" ± {a['standard_error']:.2g}"
+        print(f"{a['answer']}: {a['claim']}, {a['at']}: difference {a['mean']:.3g}{error}, {len(a['differences'])} seeds")
+    content = {"config": config(args), "versions": runs.versions(), "results": results, "answers": verdicts}
+    written = [runs.write_json(out / f"{title}.json", content)]
+    import figures
+
+    draw = (lambda beside: figures.margin(beside, results)) if title == "margin" else (lambda beside: figures.epsilon(beside, summary))
+    written.append(runs.write(out / f"{title}.png", draw))
+    print("wrote", *written)
+
+
+def image_result(task, state):
+    columns = dict(zip(RECORDS, state["rows"].T))
+    columns["step"] = columns["step"].astype(int)
+    return {key: task[key] for key in ("optimizer", "eps", "seed", "form")} | columns | {"seconds": float(state["seconds"])}
+
+
+def at_level(result, key, level):
+    """result[key] where log L fell through `level` for the last time, linear in log L between two records."""
+    log_loss, values = result["log_loss"], result[key]
+    above = np.flatnonzero(log_loss > level)
+    k = above[-1] if len(above) else -1
+    if k in (-1, len(values) - 1):
+        return values[k + 1 if k == -1 else k]
+    share = (log_loss[k] - level) / (log_loss[k] - log_loss[k + 1])
+    return values[k] + share * (values[k + 1] - values[k])
+
+
+def common_level(results):
+    """The lowest log L that all of them reach."""
+    return max(r["log_loss"][-1] for r in results)
+
+
+def verdict(differences):
+    """`shown` if all differences are positive and their mean exceeds twice its standard error, `opposite` the other way round."""
+    error = np.std(differences, ddof=1) / math.sqrt(len(differences)) if len(differences) > 1 else math.inf
+    for name, sign in (("shown", 1), ("opposite", -1)):
+        if (sign * differences > 0).all() and sign * differences.mean() > 2 * error:
+            return name, error
+    return "not distinguishable", error
+
+
+def answers(results, form, claim, larger, smaller):
+    """The verdicts on one claim, at the last step and at the lowest log L that all runs of the two kinds reach."""
+    groups = [[r for r in results if (r["optimizer"], r["eps"]) == key and r["form"] == form] for key in (larger, smaller)]
+    seeds = sorted(set.intersection(*({r["seed"] for r in group} for group in groups)))
+    if not seeds:
+        return []
+    level, rows = common_level(groups[0] + groups[1]), []
+    for metric in ("margin", "test_accuracy"):
+        for at in (f"{form} form, last step", f"{form} form, log L = {level:.4g}"):
+            value = (lambda r: r[metric][-1]) if at.endswith("step") else (lambda r: at_level(r, metric, level))
+            by_seed = [{r["seed"]: value(r) for r in group} for group in groups]
+            differences = np.array([by_seed[0][seed] - by_seed[1][seed] for seed in seeds])
+            name, error = verdict(differences)
+            rows.append({"claim": f"{claim}: {metric.replace('_', ' ')}", "at": at, "form": form, "metric": metric}
+                        | {"larger": larger, "smaller": smaller, "seeds": seeds, "differences": differences, "mean": differences.mean()}
+                        | {"standard_error": error if math.isfinite(error) else None, "answer": name})  # fmt: skip
+    return rows
+
+
+def summarise(results):
+    """One dict for each optimizer, ε and form, of arrays over the seeds: the last step, and `_same` at the log L that all of the form reach."""
+    levels = {form: common_level([r for r in results if r["form"] == form]) for form in {r["form"] for r in results}}
+    rows = []
+    for key in dict.fromkeys((r["optimizer"], r["eps"], r["form"]) for r in results):
+        group = [r for r in results if (r["optimizer"], r["eps"], r["form"]) == key]
+        row = dict(zip(("optimizer", "eps", "form"), key)) | {"level": levels[key[2]]}
+        row |= {name: np.array([r[name][-1] for r in group]) for name in (*RECORDS[1:], "step")}
+        row |= {f"{name}_same": np.array([at_level(r, name, row["level"]) for r in group]) for name in ("margin", "test_accuracy")}
+        row["separates"] = max(r["step"][np.argmax(r["margin"] > 0)] if r["margin"][-1] > 0 else math.inf for r in group)
+        row["seconds"] = np.mean([r["seconds"] for r in group])
+        rows.append(row)
+    return rows
+
+
+def image_table(summary):
+    """Mean ± standard deviation over the seeds."""
+
+    def cell(values, form, scale=1):
+        spread = f" ± {np.std(values, ddof=1) * scale:{form}}" if len(values) > 1 else ""
+        return f"{np.mean(values) * scale:{form}}{spread}"
+
+    print(f"{'':27} {'separates':>9} {'last step: normalised':>33} {'accuracy (%)':>21}   {'at the same':>11}  {'normalised':>12} {'test':>18}")
+    print(f"{'optimizer':9} {'ε':>7}  {'form':8} {'at step':>9} {'log L':>13} {'margin':>19} {'train':>6} {'test':>14}   {'log L':>11}"
+          f" {'margin':>19} {'accuracy (%)':>14}  seconds")  # fmt: skip
+    for r in summary:
+        print(f"{r['optimizer']:9} {r['eps']:>7g}  {r['form']:8} {r['separates']:>9} {cell(r['log_loss'], '.1f'):>13} {cell(r['margin'], '.1e'):>19}"
+              f" {100 * r['train_accuracy'].mean():>6.2f} {cell(r['test_accuracy'], '.2f', 100):>14}   {r['level']:>11.4g}"
+              f" {cell(r['margin_same'], '.1e'):>19} {cell(r['test_accuracy_same'], '.2f', 100):>14} {r['seconds']:>8.1f}")  # fmt: skip
+
+
+def margin(args):
+    """Normalised margins and accuracies of all optimizers (slide "Observation of Margin"): RMSProp and Adam above AdaGrad."""
+    keys = [(optimizer, args.eps) for optimizer in args.optimizers]
+    pairs = [(f"{o}'s is larger than adagrad's", (o, args.eps), ("adagrad", args.eps)) for o in ("rmsprop", "adam")]
+    image_study(args, "margin", pairs, keys)
+
+
+def epsilon(args):
+    """Margins and accuracies against ε (slide "Effect of ε"): larger with a larger ε."""
+    keys = [(optimizer, eps) for optimizer in args.optimizers for eps in args.epsilons]
+    low, high = args.epsilons[0], args.epsilons[-1]
+    pairs = [(f"{o}'s is larger with ε = {high:g} than with {low:g}", (o, high), (o, low)) for o in args.optimizers]
+    image_study(args, "epsilon", pairs, keys)
+
+
 # ---------------------------------------------------------------------------------------------- command line
 
 
@@ -618,31 +947,71 @@ def parser():
     common(sub, loss=None)
     sub.add_argument("--runs", type=count, default=100, help="initialisations, from 1 on (%(default)s)")
     sub.set_defaults(run=claims)
+    sub = studies.add_parser(
+        "margin",
+        help="margins and accuracies of all optimizers on MNIST with the four-layer CNN",
+        description='The slides\' "Observation of Margin": full-batch training of the four-layer CNN on MNIST with every optimizer from\n'
+        "the same initialisations. Prints a table and whether RMSProp's and Adam's margin and test accuracy exceed AdaGrad's,\n"
+        "at the last step and at the same training loss. Writes OUT/margin.json and OUT/margin.png; checkpoints in OUT/margin.runs.\n"
+        "Killed and started again it goes on from the last checkpoint.",
+        epilog="example: python experiments.py margin --optimizers adagrad,rmsprop --seeds 1 --steps 100",
+    )
+    image_flags(sub, tuple(CONDITIONERS), eps=True)
+    sub.set_defaults(run=margin)
+    sub = studies.add_parser(
+        "epsilon",
+        help="the effect of ε on margin and accuracy on MNIST with the four-layer CNN",
+        description='The slides\' "Effect of ε": full-batch training of the four-layer CNN on MNIST with several ε from the same\n'
+        "initialisations. Prints a table and whether margin and test accuracy are larger with the largest ε than with the smallest,\n"
+        "at the last step and at the same training loss. Writes OUT/epsilon.json and OUT/epsilon.png; checkpoints in OUT/epsilon.runs.\n"
+        "Killed and started again it goes on from the last checkpoint.",
+        epilog="example: python experiments.py epsilon --optimizers rmsprop --epsilons 1e-7,1e-5,1e-3 --seeds 1",
+    )
+    image_flags(sub, ("rmsprop", "adam"), eps=False)
+    sub.add_argument("--epsilons", type=epsilons, default=[1e-6, 1e-4, 1e-2, 1.0, 100.0], help="two or more, each above 0 (1e-6,1e-4,1e-2,1,100)")
+    sub.set_defaults(run=epsilon)
     return top
 
 
-def common(sub, loss):
-    """The flags that every study of optimizers shares."""
+def image_flags(sub, optimizers, eps):
+    """The flags of the studies on MNIST."""
+    common(sub, "log", optimizers, IMAGE_RATES, eps)
+    sub.add_argument("--train", type=count, default=1000, help="the first so many training images (%(default)s)")
+    sub.add_argument("--test", type=count, default=2000, help="the first so many test images (%(default)s)")
+    sub.add_argument("--steps", type=count, default=400 if eps else 300, help="full-batch steps, from 1 on (%(default)s)")
+    sub.add_argument("--seeds", type=count, default=3, help="initialisations, the same for all optimizers (%(default)s)")
+    sub.add_argument("--width", type=whole_list, default=[8, 16, 64], help="channels, channels, hidden units (8,16,64; the paper's: 32,64,1024)")
+    sub.add_argument("--data", metavar="FILE-OR-FOLDER", help="MNIST as Keras' .npz or as a folder of IDX files (the subset in data/)")
+    sub.add_argument("--flow", action="store_true", help="after the steps go on with the Euler flow to log L < -1000")
+    sub.add_argument("--dask", metavar="ADDRESS", help="tcp://HOST:PORT of a Dask cluster that does the runs, in place of processes")
+    sub.add_argument("--fresh", action="store_true", help="ignore checkpoints and finished runs of an earlier start")
+
+
+def common(sub, loss, optimizers=tuple(CONDITIONERS), rates=RATES, eps=True):
+    """The flags that every study of optimizers shares, with these defaults; `rates` a dict optimizer -> learning rate."""
     names = list(CONDITIONERS)
     if loss:  # without one, a study is about all optimizers and both losses
-        sub.add_argument("--optimizers", type=some_of(*names), default=names, help=f"some of {','.join(names)} (all)")
+        which = "all" if len(optimizers) == len(names) else ",".join(optimizers)
+        sub.add_argument("--optimizers", type=some_of(*names), default=list(optimizers), help=f"some of {','.join(names)} ({which})")
         sub.add_argument("--loss", choices=minibias.LOSSES, default=loss, help="exponential or logistic (%(default)s)")
     else:
         sub.set_defaults(optimizers=names)
-    sub.add_argument("--eps", type=positive, default=1e-5, help="ε > 0, inside the root (%(default)s)")
+    if eps:
+        sub.add_argument("--eps", type=positive, default=1e-5, help="ε > 0, inside the root (%(default)s)")
     sub.add_argument("--b", type=fraction, default=0.9, help="decay of RMSProp and Adam, in (0, 1) (%(default)s)")
-    sub.add_argument("--lr", type=positive, help="learning rate > 0 of the discrete update (0.1, and 0.001 for gd)")
+    shown = ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
+    sub.add_argument("--lr", type=positive, help=f"learning rate > 0 of the discrete update ({shown})")
     sub.add_argument("--seed", type=whole, default=0, help="whole number from 0 on: data and initial w (%(default)s)")
     sub.add_argument("--out", default="results", help="folder for the result files (%(default)s)")
     sub.add_argument("--jobs", type=count, default=os.cpu_count() or 1, help="processes, from 1 on (the machine's cores)")
+    sub.set_defaults(rates=rates)
 
 
 def main(argv=None):
     """Run a study; the exit status: 0, 1 if a theorem fails, or 2 after one line `error: ...` on stderr for bad input."""
     try:
         args = parser().parse_args(argv)
-        rates = {name: 0.001 if name == "gd" else 0.1 for name in args.optimizers}
-        args.lr = {name: args.lr or rate for name, rate in rates.items()}
+        args.lr = {name: args.lr or args.rates[name] for name in args.optimizers}
         return args.run(args) or 0
     except KeyboardInterrupt:
         print("error: interrupted, no result file was touched", file=sys.stderr)
@@ -653,4 +1022,6 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    import experiments  # under its own name, so that other processes find what they are handed
+
+    sys.exit(experiments.main())

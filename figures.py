@@ -131,3 +131,71 @@ def claims(path, measures, levels):
     for axes in (time, surrogate, beta, kkt):
         axes.grid(color="0.92")
     save(figure, path)
+
+
+def band(axes, x, lines, **style):
+    """The mean of the lines (seeds, n) and, as a band, their spread from the lowest to the highest."""
+    axes.plot(x, lines.mean(0), **style)
+    axes.fill_between(x, lines.min(0), lines.max(0), color=style["color"], alpha=0.2, lw=0)
+
+
+def groups(results, *keys):
+    """The results by the values of `keys`: a dict tuple -> list, in order of appearance."""
+    values = dict.fromkeys(tuple(r[k] for k in keys) for r in results)
+    return {value: [r for r in results if tuple(r[k] for k in keys) == value] for value in values}
+
+
+def margin(path, results):
+    """Training loss, margin and test accuracy against steps, and the margin at the same training loss."""
+    discrete = [r for r in results if r["form"] == "discrete"]
+    figure, ((loss, size), (accuracy, fair)) = plt.subplots(2, 2, figsize=(10, 7), layout="constrained")
+    for (optimizer,), group in groups(discrete, "optimizer").items():
+        style = {"color": COLOURS[optimizer], "label": NAMES[optimizer]}
+        column = lambda key: np.array([r[key] for r in group])  # noqa: E731
+        steps, separated = group[0]["step"], (column("margin") > 0).all(0)
+        band(loss, steps, column("log_loss"), **style)
+        band(size, steps[separated], column("margin")[:, separated], **style)
+        band(accuracy, steps, 100 * column("test_accuracy"), **style)
+        band(accuracy, steps, 100 * column("train_accuracy"), ls=":", **style | {"label": None})
+    for r in results:
+        positive = (r["margin"] > 0) & (r["log_loss"] < 0)
+        fair.plot(-r["log_loss"][positive], r["margin"][positive], color=COLOURS[r["optimizer"]], lw=1, ls="-" if r["form"] == "discrete" else "--")
+    loss.set(xlabel="step", ylabel=r"training loss, $\log L$", xscale="log")
+    size.set(xlabel="step", ylabel=r"normalised margin $q_{\min}/\|w\|^4$", xscale="log", yscale="log")
+    accuracy.set(xlabel="step", ylabel="accuracy (%)", xscale="log", ylim=(max(0, 100 * min(r["test_accuracy"][-1] for r in discrete) - 25), 101))
+    fair.set(xlabel=r"$\log 1/L$", ylabel=r"normalised margin, each seed", xscale="log", yscale="log")
+    kinds = [accuracy.plot([], [], dash, color="0.3", label=label)[0] for dash, label in (("-", "test"), (":", "training"))]
+    accuracy.legend(handles=kinds, fontsize=9, frameon=False, loc="lower right")
+    loss.legend(fontsize=9, frameon=False, loc="lower left")
+    if len(results) > len(discrete):
+        fair.legend(handles=[fair.plot([], [], d, color="0.3", label=n)[0] for d, n in (("-", "steps"), ("--", "flow"))], fontsize=9, frameon=False)
+    for axes in (loss, size, accuracy, fair):
+        axes.grid(color="0.92")
+    save(figure, path)
+
+
+def epsilon(path, summary):
+    """Training loss, margin and test accuracy against ε: mean and spread over the seeds."""
+    figure, panels = plt.subplots(1, 3, figsize=(12, 3.9), layout="constrained")
+    for (optimizer, form), rows in groups(summary, "optimizer", "form").items():
+        eps = np.array([row["eps"] for row in rows])
+        shift = 1.06 ** (list(NAMES).index(optimizer) - 2.5)  # so that error bars do not hide each other
+        for axes, key in zip(panels, ("log_loss", "margin", "test_accuracy")):
+            for end, dash, mark in (("", "-", "o"), ("_same", "--", "s")):
+                if key + end in rows[0]:
+                    values = np.array([row[key + end] for row in rows]) * (100 if key == "test_accuracy" else 1)
+                    mean = values.mean(1)
+                    spread = np.stack([mean - values.min(1), values.max(1) - mean])
+                    filled = "none" if form == "flow" else COLOURS[optimizer]
+                    axes.errorbar(eps * shift, mean, spread, fmt=dash + mark, mfc=filled, ms=4, capsize=2, color=COLOURS[optimizer])
+    for axes, label in zip(panels, (r"training loss, $\log L$", r"normalised margin $q_{\min}/\|w\|^4$", "test accuracy (%)")):
+        axes.set(xlabel=r"$\varepsilon$", ylabel=label, xscale="log")
+        axes.grid(color="0.92")
+    names = [panels[0].plot([], [], color=COLOURS[o], label=NAMES[o])[0] for o in dict.fromkeys(row["optimizer"] for row in summary)]
+    panels[0].legend(handles=names, fontsize=9, frameon=False)
+    kinds = (("-o", "last step"), ("--s", "same training loss"))
+    handles = [panels[1].plot([], [], dash, color="0.3", ms=4, label=label)[0] for dash, label in kinds]
+    if any(row["form"] == "flow" for row in summary):
+        handles.append(panels[1].plot([], [], "o", color="0.3", mfc="none", ms=4, label="flow")[0])
+    panels[1].legend(handles=handles, fontsize=9, frameon=False)
+    save(figure, path)

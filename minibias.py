@@ -22,14 +22,14 @@ def classes(y):
 
 
 def check_data(x, y):
-    """x (N, d) and y (N,) as float arrays; ValueError unless shapes agree, all is finite and the labels are classes."""
+    """x (N, d) and y (N,) as float arrays (float32 stays); ValueError unless shapes agree, all is finite and the labels are classes."""
     if x.ndim != 2 or y.ndim != 1 or len(x) != len(y) or x.shape[1] < 1:
         raise ValueError(f"x must be (N, d) and y (N,) with one N and d >= 1, not {x.shape} and {y.shape}")
     if len(x) == 0:
         raise ValueError("the data hold no samples, at least one of each class is needed")
     if x.dtype.kind not in "biuf" or y.dtype.kind not in "biuf":
         raise ValueError(f"the data must be real numbers, not {x.dtype} and {y.dtype}")
-    x, y = x.astype(float), y.astype(float)
+    x, y = x if x.dtype == np.float32 else x.astype(float), y.astype(float)
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("the data must be finite, but hold NaN or infinite values")
     classes(y)
@@ -107,18 +107,20 @@ class Problem:
 
     model    from models.py; x (N, d) and y (N,) the data, y in ±1 or, for a model with K >= 3 outputs, in 0..K-1
     loss     "exp", ℓ(q) = e^-q, or "log", ℓ(q) = log(1 + e^-q) (slide "Problem setups"; a sum, not a mean)
+    outputs  1 or K, for data that are known to be good, such as a part of others; None checks the data and finds out
 
     With K classes the margins are the N (K-1) pairs Φ_{y_i} - Φ_j, j != y_i (slide "Extensions"), and "log" is the
     cross-entropy, the logistic loss of -log Σ_j e^-(Φ_{y_i} - Φ_j); "exp" is Σ_ij e^-(Φ_{y_i} - Φ_j).
     Raises ValueError for data that `check_data` refuses or a loss of another name.
     """
 
-    def __init__(self, model, x, y, loss="exp"):
+    def __init__(self, model, x, y, loss="exp", outputs=None):
         if loss not in LOSSES:
             raise ValueError(f"the loss must be exp or log, not {loss!r}")
-        self.model, self.kind = model, loss
-        self.x, self.y = check_data(x, y)
-        self.outputs = classes(self.y)
+        if outputs is None:
+            x, y = check_data(x, y)
+        self.model, self.kind, self.x, self.y = model, loss, x, y
+        self.outputs = outputs or classes(y)
         if self.outputs > 1:
             each = self.y.astype(int)[:, None]
             rows = np.arange(len(each))[:, None] * self.outputs
@@ -172,6 +174,38 @@ class Problem:
         backward, q = make_vjp(self.margins, w)
         forward, u = make_vjp(backward, np.zeros(q.shape))
         return np.stack([forward(np.broadcast_to(row, u.shape)) for row in np.eye(u.shape[-1])], axis=-1)
+
+
+class Blocks(Problem):
+    """The same problem some samples at a time, so that memory grows with the block and not with the samples times the layers.
+
+    block    samples at a time, from 1 on; x (N, d), y (N,), loss, outputs as in `Problem`
+    keep     bytes; a model with `patches(x)`, what its first layer makes of the data, has them made once while they stay under this
+    """
+
+    def __init__(self, model, x, y, loss="exp", outputs=None, block=64, keep=1 << 28):
+        super().__init__(model, x, y, loss, outputs)
+        rows = [slice(start, start + block) for start in range(0, len(y), block)]
+        self.parts = [Problem(model, self.x[r], self.y[r], loss, self.outputs) for r in rows]
+        if hasattr(model, "patches") and len(y) * model.patches(self.x[:1]).nbytes < keep:
+            for part in self.parts:
+                part.x = model.patches(part.x)
+
+    def margins(self, w):
+        return np.concatenate([part.margins(w) for part in self.parts], -1)
+
+    def gradient(self, w):
+        """log L = logsumexp_B log L_B and u = Σ_B e^(log L_B - log L) u_B, with the largest log L_B so far as the running unit."""
+        highest, total, u = -np.inf, 0.0, 0.0
+        for part in self.parts:
+            backward, phi = make_vjp(lambda w, part=part: part.model(w, part.x), w)
+            log_loss, weights, part_total = part.loss(part.pairs(phi))
+            higher = np.maximum(highest, log_loss)
+            before, share = np.exp(highest - higher)[..., None], np.exp(log_loss - higher)[..., None]
+            total = before * total + share
+            u = before * u - backward(part.pairs_transpose(share / part_total * weights))
+            highest = higher
+        return highest + np.log(total)[..., 0], u / total
 
 
 def norm(a):

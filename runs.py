@@ -1,5 +1,7 @@
-"""Jobs and result files: what every study needs and no theory. Files appear whole or not at all."""
+"""Jobs, checkpoints and result files: what every study needs and no theory. Files appear whole or not at all."""
 
+import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -9,8 +11,14 @@ import re
 import threading
 import time
 import uuid
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from importlib.metadata import version
+
+import numpy as np
+
+CHECKPOINT_EVERY = 10.0  # seconds
+LIBRARY = ("models.py", "cnn.py", "minibias.py", "optimizers.py", "runs.py", "experiments.py")  # in the order of their imports
 
 
 def prepare(out):
@@ -72,11 +80,115 @@ def stop_with_parent(parent):
     threading.Thread(target=watch, daemon=True).start()
 
 
+class Here(Executor):
+    """Runs every call at once, in this process."""
+
+    def submit(self, call, *args):
+        future = Future()
+        future.set_result(call(*args))
+        return future
+
+    def map(self, call, tasks):
+        return map(call, tasks)
+
+
+@contextmanager
+def executor(jobs, tasks, dask=None):
+    """An executor for so many tasks, and how many of them to keep under way.
+
+    jobs 1, or a single task, stays in this process, more are processes; dask is the address of a Dask cluster, whose workers are
+    sent the library files. Raises ValueError where the package distributed is missing, OSError where the cluster or a process is lost.
+    """
+    if dask:
+        try:
+            import distributed
+        except ImportError:
+            raise ValueError("--dask needs the package distributed: pip install distributed") from None
+        try:
+            with distributed.Client(dask, timeout=10, set_as_default=False) as client:
+                for name in LIBRARY:
+                    client.upload_file(str(pathlib.Path(__file__).with_name(name)))
+                yield client.get_executor(), tasks
+        except (distributed.KilledWorker, CancelledError) as problem:
+            raise OSError(f"the Dask cluster {dask} lost a task: {problem or 'cancelled'}") from None
+        except ImportError as problem:
+            raise OSError(f"the Dask workers lack a package: {problem}") from None
+    elif jobs == 1 or tasks <= 1:
+        yield Here(), 1
+    else:
+        spawn = multiprocessing.get_context("spawn")  # fork would copy a process that has threads
+        count = min(jobs, tasks)
+        try:
+            with ProcessPoolExecutor(count, spawn, stop_with_parent, (os.getpid(),)) as pool:
+                yield pool, count
+        except BrokenExecutor:
+            raise OSError("a worker process was killed, perhaps for want of memory; fewer --jobs need less") from None
+
+
 def spread(job, tasks, jobs):
     """job(task) for every task in order, lazily, over `jobs` processes; 1 stays in this process."""
-    if jobs == 1 or len(tasks) == 1:
-        yield from map(job, tasks)
-        return
-    spawn = multiprocessing.get_context("spawn")  # fork would copy a process that has threads
-    with ProcessPoolExecutor(min(jobs, len(tasks)), spawn, stop_with_parent, (os.getpid(),)) as pool:
+    with executor(jobs, len(tasks)) as (pool, _):
         yield from pool.map(job, tasks)
+
+
+def fingerprint(*parts):
+    """SHA-256 of JSON-ready things and arrays, of the library files and the versions: equal only if all that a number depends on is."""
+    digest = hashlib.sha256()
+    for part in (versions(), *parts):
+        text = f"{part.dtype}{part.shape}" if isinstance(part, np.ndarray) else json.dumps(part, sort_keys=True)
+        digest.update(len(text).to_bytes(8, "big") + text.encode())
+        digest.update(part.tobytes() if isinstance(part, np.ndarray) else b"")
+    for name in LIBRARY:
+        digest.update(hashlib.sha256(pathlib.Path(__file__).with_name(name).read_bytes()).digest())
+    return digest.digest()
+
+
+def save_state(path, state, stamp):
+    """The dict of arrays `state` as a file: a SHA-256 of all that follows, the stamp of 32 bytes, and an .npz."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **state)
+    content = stamp + buffer.getvalue()
+    write(path, lambda beside: beside.write_bytes(hashlib.sha256(content).digest() + content))
+
+
+def load_state(path, stamp):
+    """What `save_state` wrote with the same stamp; None if the file is missing, damaged or another run's."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    if content[:32] != hashlib.sha256(content[32:]).digest() or content[32:64] != stamp:
+        return None
+    with np.load(io.BytesIO(content[64:]), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def resume(job, tasks, folder, stamp, jobs, dask=None, fresh=False, report=lambda states: None):
+    """Take every task to its end, in pieces of some ten seconds with a checkpoint after each: a dict name -> final state.
+
+    job      job(task, state or None, seconds) goes on for about so many seconds and returns the new state, a dict of arrays in which
+             `done` says whether the task is finished; where the pieces end must not matter to any number in it
+    tasks    a dict name -> task
+    folder   where the states are kept; only this process writes there, so that whatever a killed one leaves running harms nothing
+    stamp    32 bytes; states with another stamp count as missing. `fresh` does not look for any
+    report   is called with all states so far (None for what has not begun) after every piece
+    """
+    folder = prepare(folder)
+    stamps = {name: hashlib.sha256(stamp + name.encode()).digest() for name in tasks}
+    states = {name: None if fresh else load_state(folder / name, stamps[name]) for name in tasks}
+    waiting = [name for name in tasks if states[name] is None]
+    waiting = [name for name in tasks if states[name] and not states[name]["done"]] + waiting
+    with executor(jobs, len(waiting), dask if waiting else None) as (pool, at_once):
+        under_way = {}
+        while waiting or under_way:
+            while waiting and len(under_way) < at_once:
+                name = waiting.pop(0)
+                under_way[pool.submit(job, tasks[name], states[name], CHECKPOINT_EVERY)] = name
+            for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                name = under_way.pop(future)
+                states[name] = future.result()
+                save_state(folder / name, states[name], stamps[name])
+                if not states[name]["done"]:
+                    waiting.insert(0, name)
+            report(states)
+    return states

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import default_data
-from minibias import NotSeparable, Problem, certificate, classes, least_norm, log_logistic, nnls, norm, normalised_margin, predict
+from minibias import Blocks, NotSeparable, Problem, certificate, classes, least_norm, log_logistic, nnls, norm, normalised_margin, predict
 from models import MLP, Linear
 
 MAGNITUDES = [1e-300, 1.0, 18.0, 40.0, 1e3, 1e8, 1e300]
@@ -194,3 +194,17 @@ def test_neuron_prediction_is_the_weighted_svm_direction_with_v_in_balance():
     svm = least_norm(bent * np.sqrt(h[0, :2]), np.ones(100))
     v = (h[0, 2] * norm(svm) ** 2) ** 0.25
     np.testing.assert_allclose(w, [*(svm * np.sqrt(h[0, :2]) / v), v], rtol=1e-10)
+
+
+@pytest.mark.parametrize("block", [1, 3, 4, 100])
+@pytest.mark.parametrize("loss", ["exp", "log"])
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+def test_blocks_change_nothing_beyond_rounding(block, loss, scale):
+    """Scaled, one block's L is e^1000 and another's e^-1000, which neither sum can hold."""
+    rng = np.random.default_rng(3)
+    for model, y in ((MLP((3, 4, 1)), np.array([1, -1] * 5)), (Linear(3, 3), np.arange(10) % 3)):
+        x, w = scale * rng.normal(size=(10, 3)), rng.normal(size=(2, model.size))
+        whole, parts = Problem(model, x, y, loss), Blocks(model, x, y, loss, block=block)
+        np.testing.assert_allclose(parts.margins(w), whole.margins(w), rtol=1e-12, atol=1e-12 * scale)
+        for a, b in zip(parts.gradient(w), whole.gradient(w)):
+            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11 * scale)

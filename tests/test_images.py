@@ -1,0 +1,189 @@
+"""The studies on MNIST: image files, runs that are killed and go on, jobs and Dask, the verdicts."""
+
+import gzip
+import json
+import pathlib
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from experiments import IDX_FILES, main, read_images
+
+ROOT = pathlib.Path(__file__).parents[1]
+TINY = ["--train", "60", "--test", "30", "--width", "2,3,4", "--steps", "25", "--seeds", "2"]
+
+
+def images(samples, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "x_train": rng.integers(0, 256, (samples, 28, 28)).astype(np.uint8),
+        "y_train": np.arange(samples, dtype=np.uint8) % 10,
+        "x_test": rng.integers(0, 256, (12, 28, 28)).astype(np.uint8),
+        "y_test": rng.integers(0, 10, 12).astype(np.uint8),
+    }
+
+
+def idx(array):
+    return bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.astype(np.uint8).tobytes()
+
+
+def write_folder(folder, arrays, pack=lambda content: content, suffix="", rename=lambda name: name):
+    folder.mkdir()
+    for key, name in IDX_FILES.items():
+        (folder / (rename(name) + suffix)).write_bytes(pack(idx(arrays[key])))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["npz", "compressed", "idx", "gzip", "dots", "int64"])
+def test_all_layouts_give_the_first_so_many_images(tmp_path, kind):
+    arrays = images(40)
+    path = tmp_path / "mnist.npz"
+    if kind == "idx":
+        path = write_folder(tmp_path / "f", arrays)
+    elif kind == "gzip":
+        path = write_folder(tmp_path / "f", arrays, gzip.compress, ".gz")
+    elif kind == "dots":
+        path = write_folder(tmp_path / "f", arrays, rename=lambda name: name.replace("-idx", ".idx"))
+    elif kind == "compressed":
+        np.savez_compressed(path, **arrays)
+    else:
+        np.savez(path, **{k: a.astype(np.int64) if kind == "int64" else a for k, a in arrays.items()})
+    x_train, y_train, x_test, y_test = read_images(path, 30, 12)
+    np.testing.assert_array_equal(x_train, arrays["x_train"][:30].reshape(30, 784))
+    np.testing.assert_array_equal(x_test, arrays["x_test"].reshape(12, 784))
+    np.testing.assert_array_equal(y_train, arrays["y_train"][:30])
+    np.testing.assert_array_equal(y_test, arrays["y_test"])
+
+
+def test_the_shipped_subset_is_balanced_mnist():
+    x_train, y_train, x_test, y_test = read_images(ROOT / "data" / "mnist.npz", 5000, 2000)
+    assert x_train.shape == (5000, 784) and x_test.shape == (2000, 784) and x_train.max() == 255
+    assert np.bincount(y_test).tolist() == [200] * 10 and np.bincount(y_train).tolist() == [500] * 10
+
+
+BROKEN = {
+    "truncated": ("x_train", lambda c: c[:-1], "holds"),
+    "too long": ("y_test", lambda c: c + b"\0", "holds"),
+    "header only": ("x_test", lambda c: c[:7], "holds"),
+    "empty": ("y_train", lambda c: b"", "magic number"),
+    "wrong magic": ("x_train", lambda c: b"\0\0\x0d\x03" + c[4:], "magic number"),
+    "labels for images": ("x_train", lambda c: idx(np.arange(40)), "magic number"),
+    "damaged gzip": ("x_train", lambda c: gzip.compress(c)[:-20], "gzip"),
+    "labels out of range": ("y_test", lambda c: c[:-1] + b"\x0a", "0..9"),
+    "other count": ("y_train", lambda c: idx(np.arange(39) % 10), "(39,)"),
+    "other size": ("x_train", lambda c: idx(np.zeros((40, 28, 27))), "(N, 28, 28)"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_idx_files_are_refused_with_the_reason(tmp_path, name):
+    folder = write_folder(tmp_path / "f", images(40))
+    key, damage, word = BROKEN[name]
+    path = folder / IDX_FILES[key]
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=re.escape(word)) as problem:
+        read_images(folder, 30, 12)
+    assert str(folder) in str(problem.value)
+
+
+BAD_NPZ = {
+    "names": ({"x": np.zeros(3)}, "arrays named x_train"),
+    "shape": (images(40) | {"x_train": np.zeros((40, 784), np.uint8)}, "(N, 28, 28)"),
+    "scalar": (images(40) | {"x_train": np.uint8(3)}, "(N, 28, 28)"),
+    "float": (images(40) | {"x_train": np.zeros((40, 28, 28))}, "whole numbers"),
+    "pickle": (images(40) | {"y_train": np.array([None] * 40)}, "pickle"),
+    "pixels": (images(40) | {"x_test": np.full((12, 28, 28), 256)}, "0..255"),
+    "labels": (images(40) | {"y_train": np.arange(40) % 11}, "0..9"),
+    "negative": (images(40) | {"y_test": np.full(12, -1)}, "0..9"),
+    "few": (images(20), "asks for more"),
+    "classes": (images(40) | {"y_train": np.arange(40) % 9}, "lack 9"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*BAD_NPZ, "text", "truncated", "missing", "npy", "empty folder"])
+def test_bad_image_files_end_in_one_line_and_status_2(tmp_path, capsys, name):
+    path = tmp_path / "mnist.npz"
+    if name in BAD_NPZ:
+        np.savez(path, **BAD_NPZ[name][0])
+    elif name == "text":
+        path.write_text("hello")
+    elif name == "truncated":
+        np.savez(path, **images(40))
+        path.write_bytes(path.read_bytes()[:5000])
+    elif name == "npy":
+        with open(path, "wb") as file:
+            np.save(file, np.zeros(3))
+    elif name == "empty folder":
+        path.mkdir()
+    status = main(["margin", "--data", str(path), "--train", "30", "--test", "12", "--out", str(tmp_path / "out")])
+    error = capsys.readouterr().err
+    assert status == 2 and error.startswith("error: ") and error.count("\n") == 1 and str(path) in error
+    assert BAD_NPZ.get(name, (0, ""))[1] in error
+    assert not list((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["margin", "--width", "8,16"], ["margin", "--width", "8,0,4"], ["margin", "--train", "0"], ["margin", "--epsilons", "1,2"],
+        ["epsilon", "--epsilons", "1e-3"], ["epsilon", "--epsilons", "1,1"], ["epsilon", "--epsilons", "0,1"], ["epsilon", "--eps", "1"],
+        ["margin", "--train", "5001"], ["margin", "--seeds", "0"], ["margin", "--dask", "nowhere"], ["margin", "--out", "/dev/null/x"],
+    ],
+)  # fmt: skip
+def test_bad_flags_end_in_one_line_and_status_2(tmp_path, capsys, flags):
+    pytest.importorskip("distributed")
+    status = main([flags[0], *(() if "--out" in flags else ("--out", str(tmp_path))), *TINY, *flags[1:]])
+    error = capsys.readouterr().err
+    assert status == 2 and error.startswith("error: ") and error.count("\n") == 1
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_dask_without_its_package_names_the_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert main(["margin", *TINY, "--dask", "tcp://127.0.0.1:1", "--out", str(tmp_path)]) == 2
+    assert "pip install distributed" in capsys.readouterr().err
+
+
+def without_seconds(path):
+    content = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert set(content) == {"config", "versions", "results", "answers"}
+    for result in content["results"]:
+        assert result.pop("seconds") > 0
+    return content["results"], content["answers"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The study of the tiny network, in this process."""
+    out = tmp_path_factory.mktemp("tiny")
+    assert main(["margin", *TINY, "--jobs", "1", "--flow", "--out", str(out)]) == 0
+    return out
+
+
+def test_margin_writes_what_design_says(tiny):
+    content = json.loads((tiny / "margin.json").read_text(), parse_constant=pytest.fail)
+    config = content["config"]
+    assert config["width"] == [2, 3, 4] and config["train"] == 60 and config["flow"] is True and config["dask"] is None
+    assert set(config["lr"]) == {"gd", "adagrad", "rmsprop", "adam"} and config["loss"] == "log" and config["data"] is None
+    discrete = [r for r in content["results"] if r["form"] == "discrete"]
+    assert [(r["optimizer"], r["seed"]) for r in discrete] == [(o, s) for o in ("gd", "adagrad", "rmsprop", "adam") for s in (0, 1)]
+    for r in content["results"]:
+        columns = [r[k] for k in ("step", "log_loss", "margin", "train_accuracy", "test_accuracy")]
+        assert len({len(c) for c in columns}) == 1 and r["step"] == sorted(set(r["step"])) and r["eps"] == 1e-5
+        for margin, accuracy in zip(r["margin"], r["train_accuracy"]):
+            assert (margin > 0) == (accuracy == 1)
+        if r["form"] == "flow":
+            assert r["log_loss"][-1] < -1000
+    assert all(r["step"][0] == 1 and r["step"][-1] == 25 for r in discrete)
+    for a in content["answers"]:
+        assert a["answer"] in ("shown", "opposite", "not distinguishable") and len(a["differences"]) == len(a["seeds"])
+    assert (tiny / "margin.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in tiny.iterdir()) == ["margin.json", "margin.png", "margin.runs"]
+
+
+@pytest.mark.parametrize("jobs", ["2", "3"])
+def test_jobs_do_not_show(tiny, tmp_path, jobs):
+    assert main(["margin", *TINY, "--jobs", jobs, "--flow", "--out", str(tmp_path)]) == 0
+    assert without_seconds(tmp_path / "margin.json") == without_seconds(tiny / "margin.json")

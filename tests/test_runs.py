@@ -1,0 +1,117 @@
+"""Checkpoints: what is whole, what is damaged, and that the pieces a task is done in do not show."""
+
+import os
+
+import numpy as np
+import pytest
+
+import runs
+
+STAMP = bytes(range(32))
+
+
+def count_to(task, state, seconds):
+    """A task that adds up 1/k, a term at a time, some terms in each piece."""
+    if task.get("forbidden"):
+        raise AssertionError("a finished task ran again")
+    k, total = (int(state["k"]), float(state["total"])) if state else (0, 0.0)
+    for _ in range(task["piece"]):
+        if k < task["end"]:
+            k, total = k + 1, total + 1 / (k + 1)
+    return {"k": k, "total": total, "done": k == task["end"], "share": k / task["end"]}
+
+
+def totals(states):
+    return {name: float(state["total"]) for name, state in states.items()}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_pieces_and_jobs_do_not_show(tmp_path, jobs):
+    whole = runs.resume(count_to, {n: {"end": 7, "piece": 7} for n in "abc"}, tmp_path / "a", STAMP, 1)
+    seen = []
+    tasks = {n: {"end": 7, "piece": 2} for n in "abc"}
+    pieces = runs.resume(count_to, tasks, tmp_path / "b", STAMP, jobs, report=lambda states: seen.append(dict(states)))
+    assert totals(whole) == totals(pieces) and len(seen) == 12
+
+
+def test_a_task_goes_on_from_its_checkpoint_and_a_finished_one_is_not_repeated(tmp_path):
+    def dies(task, state, seconds):
+        if state is not None and state["k"] >= 4:
+            raise KeyboardInterrupt
+        return count_to(task, state, seconds)
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.resume(dies, {"a": {"end": 7, "piece": 2}}, tmp_path, STAMP, 1)
+    begun = []
+
+    def goes_on(task, state, seconds):
+        begun.append(int(state["k"]))
+        return count_to(task, state, seconds)
+
+    states = runs.resume(goes_on, {"a": {"end": 7, "piece": 2}}, tmp_path, STAMP, 1)
+    assert begun == [4, 6] and states["a"]["total"] == sum(1 / (k + 1) for k in range(7))
+    again = runs.resume(count_to, {"a": {"end": 7, "piece": 2, "forbidden": True}}, tmp_path, STAMP, 1)
+    assert totals(again) == totals(states)
+    with pytest.raises(AssertionError, match="ran again"):
+        runs.resume(count_to, {"a": {"forbidden": True}}, tmp_path, STAMP, 1, fresh=True)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "swap", "stamp", "junk"])
+def test_damaged_or_foreign_states_count_as_missing(tmp_path, damage):
+    path, state = tmp_path / "a", {"w": np.arange(5.0), "done": False}
+    runs.save_state(path, state, STAMP)
+    loaded = runs.load_state(path, STAMP)
+    np.testing.assert_array_equal(loaded["w"], state["w"])
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        for place in range(0, len(content), 7):
+            flipped = bytearray(content)
+            flipped[place] ^= 1
+            path.write_bytes(flipped)
+            assert runs.load_state(path, STAMP) is None
+    path.write_bytes({"truncate": content[:-9], "empty": b"", "junk": b"junk"}.get(damage, content))
+    stamp = STAMP if damage not in ("swap", "stamp") else bytes(32)
+    assert (runs.load_state(path, stamp) is None) == (damage != "flip")
+
+
+def test_two_tasks_cannot_take_each_others_state(tmp_path):
+    runs.resume(count_to, {"a": {"end": 3, "piece": 3}, "b": {"end": 5, "piece": 5}}, tmp_path, STAMP, 1)
+    os.replace(tmp_path / "a", tmp_path / "b")
+    states = runs.resume(count_to, {"b": {"end": 5, "piece": 5}}, tmp_path, STAMP, 1)
+    assert states["b"]["k"] == 5
+
+
+def test_fingerprint_depends_on_all_parts_and_the_library_files(tmp_path, monkeypatch):
+    x = np.arange(6)
+    parts = [("a", x), ("b", x), ("a", x.reshape(2, 3)), ("a", x.astype(float)), ("a", x + 1), ("a", x, x)]
+    assert len({runs.fingerprint(*p) for p in parts}) == len(parts)
+    before = runs.fingerprint("a")
+    assert runs.fingerprint("a") == before
+    for name in runs.LIBRARY:
+        (tmp_path / name).write_text(name)
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "runs.py"))
+    copied = runs.fingerprint("a")
+    (tmp_path / "minibias.py").write_text("changed")
+    assert len({before, copied, runs.fingerprint("a")}) == 3
+
+
+def test_a_full_disk_is_an_error_and_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    runs.save_state(path, {"k": 1}, STAMP)
+
+    def full(self, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        runs.save_state(path, {"k": 2}, STAMP)
+    assert runs.load_state(path, STAMP)["k"] == 1 and [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def kill(task, state, seconds):
+    os._exit(9)
+
+
+def test_a_worker_that_dies_is_an_error_with_a_reason(tmp_path):
+    with pytest.raises(OSError, match="killed"):
+        runs.resume(kill, {"a": {}, "b": {}}, tmp_path, STAMP, 2)
