@@ -131,3 +131,35 @@ def claims(path, measures, levels):
     for axes in (time, surrogate, beta, kkt):
         axes.grid(color="0.92")
     save(figure, path)
+
+
+def crossover(path, results, slopes):
+    """Distances to both directions along log 1/L, darker for smaller ε, and the crossings against log 1/ε."""
+    optimizers, epsilons = (sorted({r[key] for r in results}, key=[r[key] for r in results].index) for key in ("optimizer", "eps"))
+    figure, (*panels, crossings) = plt.subplots(1, len(optimizers) + 1, figsize=(4.2 * len(optimizers) + 3.8, 4.4), layout="constrained")
+    for axes, optimizer in zip(panels, optimizers):
+        mine = [r for r in results if r["optimizer"] == optimizer]
+        turned = np.array([(-np.log(r["eps"]), r["crossing"]) for r in mine if r["crossing"] is not None]).reshape(-1, 2).T
+        for r in mine:
+            depth = 1 - 0.65 * epsilons.index(r["eps"]) / (len(epsilons) - 1)
+            colour = 1 - depth * (1 - np.array(matplotlib.colors.to_rgb(COLOURS[optimizer])))
+            shown = r["log_inverse_loss"] >= 1
+            at, linf, l2 = (r[key][shown] for key in ("log_inverse_loss", "distance_linf", "distance_l2"))
+            axes.plot(at, linf, color=colour, lw=1.7, label=rf"$\varepsilon = 10^{{{np.log10(r['eps']):.3g}}}$")
+            axes.plot(at, l2, "--", color=colour, lw=1.2)
+            if r["crossing"] is not None:
+                axes.plot(r["crossing"], np.interp(r["crossing"], at, linf), "o", color=colour, ms=6, mec="white", mew=0.8, zorder=3)
+        for dash, label in (("-", r"to $\ell_\infty$"), ("--", r"to $L^2$"), ("o", "crossing")):
+            axes.plot([], [], dash, color="0.3", ms=5, label=label)
+        axes.set(xscale="log", xlabel=r"$\log 1/L$", ylabel="distance to max-margin direction", title=NAMES[optimizer], ylim=(0, None))
+        axes.legend(fontsize=8, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17))
+        line = "" if slopes[optimizer] is None else f", slope {slopes[optimizer]:.2f}"
+        crossings.plot(*turned, "o", color=COLOURS[optimizer], ms=5, mfc="none", label=NAMES[optimizer] + line)
+        if line:
+            x, y = turned
+            crossings.plot(x, y.mean() + slopes[optimizer] * (x - x.mean()), color=COLOURS[optimizer], lw=1.2)
+    crossings.set(xlabel=r"$\log 1/\varepsilon$", ylabel=r"crossing, $\log 1/L$", title=r"last time nearer to $\ell_\infty$ than to $L^2$")
+    crossings.legend(fontsize=9, frameon=False, loc="upper left")
+    for axes in (*panels, crossings):
+        axes.grid(color="0.92")
+    save(figure, path)
