@@ -369,6 +369,7 @@ def config(args):
 
 RECORDED = (300, 2000, 2500, 3000, 4000, 5000, 8000, 10_000, 16_000, 30_000)  # discrete steps
 LIMIT_LEVELS = 10.0 ** np.arange(3, 14)  # log 1/L
+QIAN_RATES, QIAN_STEPS = (0.5, 0.1), 100_000  # Qian and Qian's learning rates; they went on to 1e8 steps
 
 
 def flow_measures(problem, conditioner, w0):
@@ -422,9 +423,14 @@ def sign_test(sooner, later):
     return sum(math.comb(n, k) for k in range(int(wins), n + 1)) / 2**n
 
 
-def claims_job(task):
+def call(task):
+    """A job of its own for every task, which is the job and its arguments."""
+    job, *arguments = task
+    return job(*arguments)
+
+
+def claims_job(args, optimizer, loss, x, y):
     """Everything that is measured of one optimizer with one loss: a dict."""
-    args, optimizer, loss, x, y = task
     model = build_model("neuron", 2, 1)
     problem = minibias.Problem(model, x, y, loss)
     w0 = model.init(np.random.default_rng([args.seed, 1]), args.runs)
@@ -455,6 +461,7 @@ def claims_job(task):
     m["delta"] = np.array(deltas)[early][-1]
 
     m["mlp"] = network_residuals(args, optimizer, loss, x, y)
+    m["several"] = several_classes(args, conditioner, loss)
 
     _, snapshots = optimizers.descend(problem, conditioner, w0, args.lr[optimizer], RECORDED[-1], RECORDED)
     w, h, log_loss = ({t: snapshot[k] for t, *snapshot in snapshots} for k in range(3))
@@ -487,6 +494,68 @@ def network_residuals(args, optimizer, loss, x, y):
     return residuals
 
 
+def three_classes(seed):
+    """Five points in each of three sectors of the plane, 0.4 wide, at radii from 0.5 to 2: x (15, 2), y in 0..2."""
+    rng, y = np.random.default_rng([seed, 0]), np.arange(15) % 3
+    angle, radius = 2 * np.pi / 3 * y + rng.uniform(-0.2, 0.2, 15), rng.uniform(0.5, 2, (15, 1))
+    return radius * np.stack([np.cos(angle), np.sin(angle)], 1), y
+
+
+def several_classes(args, conditioner, loss):
+    """The limits of the linear model on three classes, and the median KKT residual of five hidden neurons at log 1/L = 1e2 and 1e6."""
+    x, y = three_classes(args.seed)
+    m, medians = {}, []
+    for name, count in (("linear", 10), ("mlp:5", 5)):
+        model = build_model(name, 2, 3)
+        problem = minibias.Problem(model, x, y, loss)
+        flow, *_ = optimizers.follow(problem, conditioner, model.init(np.random.default_rng([args.seed, 1]), count))
+        if name == "linear":
+            w, solved = optimizers.ascend(problem, flow.h, flow.w)
+            m = limit_checks(problem, flow, w, solved)
+        else:
+            w = flow.w
+            for level in (1e2, 1e6):  # some runs stick to a kink, where twenty of Newton's steps are as good as a hundred
+                w, _ = optimizers.ascend(problem, flow.h, w, level, iterations=20)
+                medians.append(np.nanmedian(minibias.certificate(problem, w, flow.h)))
+    return {name: np.array(values[:], float) for name, values in m.items()} | {"mlp": medians}
+
+
+def qian_job(lr):
+    """Qian and Qian's example: where AdaGrad with this learning rate heads, and its distance to its own prediction and to L2's.
+
+    After 1e5 discrete steps the rest of the sum S is about 1e-5 of it. The flow of the same learning rate takes it from there, S kept,
+    to log L = -50: steps of c = 0.02 are good to a hundredth of that rest, the flow itself to L = 1e-3 of it.
+    """
+    angle, y = np.pi / np.array([8, 20]), np.array([1.0, -1.0])
+    problem = minibias.Problem(Linear(2), y[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1), y)
+    conditioner = CONDITIONERS["adagrad"](1e-8)
+    state, _ = optimizers.descend(problem, conditioner, np.zeros((1, 2)), lr, QIAN_STEPS)
+    flow = optimizers.Flow(problem, conditioner, state.w, lr, c=0.02)
+    flow.S, flow.h = state.S, state.h
+    while flow.log_loss[0] > LOG_LOSS_END:
+        flow.step()
+    w, solved = optimizers.ascend(problem, flow.h, flow.w)
+    w = unit(np.where(solved[:, None], w, np.nan))[0]
+    own, l2 = (unit(minibias.predict(problem, flow.w, h))[0] for h in (flow.h, np.ones((1, 2))))
+    degrees = [np.degrees(np.arctan2(v[1], v[0])) for v in (w, l2)]
+    return {"w": w, "degrees": degrees, "own": minibias.norm(w - own), "l2": minibias.norm(w - l2)}
+
+
+def risks(X, beta, sigma, t):
+    """E||β̂ - β||² for y = Xβ + noise of deviation σ: of gradient flow from 0 at the times t, and of ridge with λ = 1/t: (T,) each.
+
+    The flow is that of ||y - Xβ̂||²/(2n), ridge minimises ||y - Xβ̂||²/n + λ||β̂||². With s_i, v_i the eigenpairs of XᵀX/n the flow's is
+    Σ (v_i.β)² e^(-2 t s_i) + σ²/n (1 - e^(-t s_i))² / s_i, ridge's Σ ((v_i.β)² + σ²/n t² s_i) / (1 + t s_i)² (Ali, Kolter and Tibshirani 2019).
+    """
+    n, p = X.shape
+    _, values, V = np.linalg.svd(X)
+    s = np.zeros(p)
+    s[: len(values)] = values**2 / n
+    signal, noise, t = (V @ beta) ** 2, sigma**2 / n, t[:, None]
+    flow = signal * np.exp(-2 * t * s) + noise * np.expm1(-t * s) ** 2 / np.where(s > 0, s, 1)
+    return flow.sum(1), ((signal + noise * t**2 * s) / (1 + t * s) ** 2).sum(1)
+
+
 def model_measures(seed):
     """The largest relative defects of homogeneity and of Euler's identity over models, slopes and Clarke choices, at kinks too."""
     rng, defects = np.random.default_rng([seed, 0]), []
@@ -503,8 +572,11 @@ def model_measures(seed):
     return np.max(defects, axis=0)
 
 
-def claim_rows(args, measures):
-    """The rows: (id, slide, statement, kind, measured, relation, bound). Each bound's reason stands beside it."""
+def claim_rows(args, measures, qian):
+    """The rows: (id, slide, statement, kind, measured, relation, bound). Each bound's reason stands beside it.
+
+    qian     what `qian_job` says of the learning rates 0.5 and 0.1
+    """
     rows = []
 
     def add(id, slide, statement, measured, relation, bound, kind="theorem"):
@@ -592,6 +664,16 @@ def claim_rows(args, measures):
         shown = ", ".join(f"{r:.0e}" for r in m["mlp"])
         add(f"network.{tag}", "Main Theorem", f"eight neurons: KKT residual over that five decades of log 1/L earlier, largest; "
             f"at 1e3, 1e8, 1e13: {shown}", max(late / early for early, late in pairwise(m["mlp"])), "<=", 1.0)  # fmt: skip
+        several = m["several"]
+        # the linear model's limit is exact but for log(log 1/L) / log 1/L = 3e-12 and for rounding, as for two classes
+        add(f"several.kkt.{tag}", "Extensions", f"three classes, linear: the limit's KKT residual for the {problem} problem, largest",
+            several["kkt_residual" if optimizer == "adagrad" else "kkt_residual_unweighted"].max(), "<=", 1e-6)  # fmt: skip
+        add(f"several.predicted.{tag}", "Extensions", "three classes, linear: distance of the limit's direction to the predicted one, largest",
+            several["direction_error"].max(), "<=", 1e-6)  # fmt: skip
+        # no rate is proved, as for two classes
+        early, late = several["mlp"]
+        add(f"several.network.{tag}", "Extensions", f"three classes, five neurons: median KKT residual {late:.0e} at log 1/L = 1e6 over "
+            f"{early:.0e} at 1e2", late / early, "<=", 1.0)  # fmt: skip
         falls = max(late / early for early, late in pairwise(m["decades"]))
         add(f"discrete_heads.{tag}", "Main Theorem", "KKT residual of the discrete update, median, over that ten times earlier, "
             "t = 300 to 30,000, largest", falls, "<=", 1.0)  # fmt: skip
@@ -605,6 +687,7 @@ def claim_rows(args, measures):
             # equal margins are possible; 1e-9 is the prediction's own accuracy
             add(f"margin.{optimizer}.{loss}", "Discussions", f"L2 margin at the prediction minus AdaGrad's, smallest of the {same.sum()} "
                 f"runs of {len(same)} that end with the same sign of v", (m["margin"] - ada["margin"])[same].min(), ">=", -1e-9)  # fmt: skip
+    related_rows(args, add, *qian)
     spread = {o: minibias.norm(unit(measures[o, "exp"]["h"]) - unit(measures[o, "exp"]["h"])[0]).max() for o in CONDITIONERS}
     seen = "observation"
     add(
@@ -639,14 +722,40 @@ def claim_rows(args, measures):
     return rows
 
 
+def related_rows(args, add, *qian):
+    """The results that the slide "Related Work" names, Lyu and Li's apart, which are the rows kkt.gd."""
+    source = "Related Work: Qian and Qian (2019)"
+    for lr, m in zip(QIAN_RATES, qian):
+        w, l2 = m["degrees"]
+        # the linear model's limit is exact to 1e-12; 1e-6 is what the other limits are held to
+        add(f"qian.predicted.{lr:g}", source, f"AdaGrad, linear, learning rate {lr:g}: the limit, at {w:.2f}°, from its weighted max-margin "
+            "direction", m["own"], "<=", 1e-6)  # fmt: skip
+        # it is 14° = 0.25 away; the rest of S beyond 1e5 steps moves it by less than 1e-4
+        add(f"qian.not_l2.{lr:g}", source, f"the same limit from the L2 max-margin direction, at {l2:.2f}°", m["l2"], ">=", 0.1)
+    first, second = qian
+    # a tenth of a degree; the rest of S moves either limit by 0.003°
+    add("qian.learning_rate", source, f"the limits of the learning rates {QIAN_RATES[0]:g} and {QIAN_RATES[1]:g} from each other, "
+        f"{abs(first['degrees'][0] - second['degrees'][0]):.2f}°", minibias.norm(first["w"] - second["w"]), ">=", 0.0017, "observation")  # fmt: skip
+    rng, ratios = np.random.default_rng([args.seed, 0]), []
+    for n, p in ((100, 10), (60, 60), (20, 80), (200, 1)):
+        for sigma in (0.1, 1, 10):
+            flow, ridge = risks(rng.normal(size=(n, p)), rng.normal(size=p), sigma, np.logspace(-6, 6, 1201))
+            ratios.append((flow / ridge).max())
+    # the theorem's constant is 1.6862; the largest of ((1 - e^-x) (1 + x) / x)²
+    add("ali.ridge", "Related Work: Ali, Kolter and Tibshirani (2019), behind Ali et al. (2020)", "least squares: risk of gradient flow at "
+        "time t over that of ridge with λ = 1/t, largest of all t, four shapes, three levels of noise; SGLD is not simulated",
+        max(ratios), "<=", 1.69)  # fmt: skip
+
+
 def claims(args):
     """Every statement of the slides that a computer can check, on the default data with the neuron."""
     out = runs.prepare(args.out)
     x, y = default_data(args.seed)
     keys = [(optimizer, loss) for optimizer in args.optimizers for loss in minibias.LOSSES]
-    tasks = [(args, *key, x, y) for key in keys]
-    measures = dict(zip(keys, runs.spread(claims_job, tasks, args.jobs)))
-    rows = claim_rows(args, measures)
+    tasks = [(claims_job, args, *key, x, y) for key in keys] + [(qian_job, lr) for lr in QIAN_RATES]
+    measured = list(runs.spread(call, tasks, args.jobs))
+    measures = dict(zip(keys, measured))
+    rows = claim_rows(args, measures, measured[len(keys) :])
     for row in rows:
         verdict = "holds" if row["holds"] else "FAILS" if row["kind"] == "theorem" else "not shown"
         measured = "undefined" if row["measured"] is None else f"{row['measured']:.3g}"
@@ -903,6 +1012,86 @@ def epsilon(args):
     image_study(args, "epsilon", pairs, keys)
 
 
+# ---------------------------------------------------------------------------------------------- crossover
+
+SMALLEST_EPSILON = 1e-290  # the sum S of squares must be resolved beside ε, and float64 ends at 1e-308
+
+
+def crossover_data():
+    """Eight points in the plane whose ℓ∞ max-margin direction, a corner, is 0.46 away from the L2 one."""
+    x = np.array([(0.3, 1), (0.6, 0.9), (1.2, 1.3), (0.5, 1.6)])
+    return np.concatenate([x, -1.1 * x]), np.repeat([1.0, -1.0], 4)
+
+
+def crossover_job(task):
+    """One flow from w = 0 with its distances to both directions, JSON-ready but for arrays.
+
+    S falls below ε at about log 1/L = ½ log 1/ε; the flow goes on to six times that, and 50 more. Before that S forgets at the rate
+    1 - b: an lr well below it lets S follow g², and h ⊙ g the signs, while a larger one keeps the proportions that S once had.
+    """
+    args, problem, optimizer, eps, directions = task
+    flow = optimizers.Flow(problem, CONDITIONERS[optimizer](eps, args.b), np.zeros((1, problem.model.size)), args.lr[optimizer])
+    end, path = -50 + 3 * min(0, math.log(eps)), []
+    while flow.alive[0] and flow.log_loss[0] > end and len(path) < 5 * optimizers.SEPARATES_WITHIN:
+        flow.step()
+        path.append((-flow.log_loss[0], *minibias.norm(unit(flow.w) - directions)))
+    log_inverse, linf, l2 = np.reshape(path, (-1, 3)).T
+    finished, nearer = flow.log_loss[0] <= end, np.flatnonzero(linf < l2 - 1e-9)  # neither is, where the two coincide
+    turned = finished and len(nearer) and nearer[-1] < len(path) - 1
+    return {
+        **{"optimizer": optimizer, "eps": eps, "status": "ok" if finished else "overflow" if flow.overflow[0] else "not finished"},
+        **{"log_inverse_loss": log_inverse, "distance_linf": linf, "distance_l2": l2, "crossing": log_inverse[nearer[-1]] if turned else None},
+    }
+
+
+def crossover(args):
+    """What ε hides: RMSProp and Adam head for the ℓ∞ max-margin direction before they turn to the L2 one."""
+    out = runs.prepare(args.out)
+    if min(args.epsilons) < SMALLEST_EPSILON:
+        raise ValueError(f"argument --epsilons: expected {SMALLEST_EPSILON:g} or more, what float64 resolves, not {min(args.epsilons):g}")
+    x, y = read_data(args.data) if args.data else crossover_data()
+    problem = minibias.Problem(build_model("linear", x.shape[1], minibias.classes(y)), x, y, args.loss)
+    try:
+        corner, multipliers, unique = minibias.predict_linf(problem)
+    except minibias.NotSeparable:
+        raise ValueError(f"{args.data}: no linear model without constant separates the data") from None
+    ones = np.ones((1, problem.model.size))
+    svm = minibias.predict(problem, 0 * ones, ones)
+    directions = np.concatenate([unit(corner[None]), unit(svm)])
+    margin, dual = problem.margins(corner).min(), np.abs(multipliers @ problem.jacobian(0 * ones)[0]).sum()
+    predictions = {
+        "linf": {"direction": directions[0], "margin": margin, "gap": dual / margin - 1, "multipliers": multipliers, "unique": unique},
+        "l2": {"direction": directions[1], "margin": normalised_margin(problem, svm)[0], "kkt_residual": minibias.certificate(problem, svm, ones)[0]},
+        "distance": minibias.norm(directions[0] - directions[1]),
+    }
+    tasks = [(args, problem, optimizer, eps, directions) for optimizer in args.optimizers for eps in args.epsilons]
+    results = list(runs.spread(crossover_job, tasks, args.jobs))
+    print(f"ℓ∞ max margin {margin:.6g}, duality gap {predictions['linf']['gap']:.1e}")
+    print(f"L2 max margin {predictions['l2']['margin']:.6g}, KKT residual {predictions['l2']['kkt_residual']:.1e}")
+    print(f"distance between the two directions {predictions['distance']:.4f}")
+    if not unique:
+        print("the ℓ∞ max-margin direction may not be the only one, so distances to it say little")
+    print(f"{'optimizer':9} {'ε':>7} {'½ log 1/ε':>10} {'distance to ℓ∞ there':>21} {'crossing at log 1/L':>20} {'distance to L2 at the end':>26}")
+    slopes = {}
+    for r in results:
+        half, at = -math.log(r["eps"]) / 2, "none" if r["crossing"] is None else f"{r['crossing']:.1f}"
+        if r["status"] != "ok":
+            print(f"{r['optimizer']:9} {r['eps']:7g} {half:>10.1f} {EXPLAINED.get(r['status'], r['status'])}")
+            continue
+        before = r["distance_linf"][np.searchsorted(r["log_inverse_loss"], half)]
+        print(f"{r['optimizer']:9} {r['eps']:7g} {half:>10.1f} {before:>21.4f} {at:>20} {r['distance_l2'][-1]:>26.4f}")
+    for optimizer in args.optimizers:
+        crossed = np.array([(-math.log(r["eps"]), r["crossing"]) for r in results if r["optimizer"] == optimizer and r["crossing"] is not None])
+        slopes[optimizer] = np.polyfit(*crossed.T, 1)[0] if len(crossed) > 1 else None
+        print(f"{optimizer}: crossing against log 1/ε, slope " + (f"{slopes[optimizer]:.3f}" if len(crossed) > 1 else "undefined"))
+    content = {"config": config(args), "versions": runs.versions(), "data": {"x": x, "y": y}, "predictions": predictions}
+    written = [runs.write_json(out / "crossover.json", content | {"results": results, "slopes": slopes})]
+    import figures
+
+    written.append(runs.write(out / "crossover.png", lambda beside: figures.crossover(beside, results, slopes)))
+    print("wrote", *written)
+
+
 # ---------------------------------------------------------------------------------------------- command line
 
 
@@ -970,6 +1159,27 @@ def parser():
     image_flags(sub, ("rmsprop", "adam"), eps=False)
     sub.add_argument("--epsilons", type=epsilons, default=[1e-6, 1e-4, 1e-2, 1.0, 100.0], help="two or more, each above 0 (1e-6,1e-4,1e-2,1,100)")
     sub.set_defaults(run=epsilon)
+    sub = studies.add_parser(
+        "crossover",
+        help="what ε hides: first towards the ℓ∞ max-margin direction, in the end towards the L2 one",
+        description="The flow of a linear model from w = 0 for several ε. While ε is small beside the squared gradients RMSProp and Adam\n"
+        "follow their signs, towards the ℓ∞ max-margin direction; once the gradients are small beside sqrt(ε) they turn\n"
+        "to the L2 one. The crossing is the last log 1/L that is nearer to ℓ∞.\n"
+        "Prints a table, writes OUT/crossover.json and OUT/crossover.png.",
+        epilog="example: python experiments.py crossover --lr 0.01 --epsilons 1e-5,1e-40,1e-80",
+    )
+    names = list(CONDITIONERS)
+    sub.add_argument("--optimizers", type=some_of(*names), default=names[2:], help=f"some of {','.join(names)} ({','.join(names[2:])})")
+    sub.add_argument("--loss", choices=minibias.LOSSES, default="exp", help="exponential or logistic (%(default)s)")
+    sub.add_argument("--epsilons", type=epsilons, default=[1e-80, 1e-40, 1e-20, 1e-10, 1e-5, 1e-3],
+                     help=f"two or more, from {SMALLEST_EPSILON:g} on (1e-80,1e-40,1e-20,1e-10,1e-5,1e-3)")  # fmt: skip
+    sub.add_argument("--b", type=fraction, default=0.9, help="decay of RMSProp and Adam, in (0, 1) (%(default)s)")
+    sub.add_argument("--lr", type=positive, default=1.0, help="learning rate > 0 of the flow: the smaller beside 1 - b, "
+                     "the closer it follows the signs (%(default)s)")  # fmt: skip
+    sub.add_argument("--data", metavar="FILE", help=".npz with x (N, d), y (N,), or .csv, label last (eight points in the plane)")
+    sub.add_argument("--out", default="results", help="folder for the result files (%(default)s)")
+    sub.add_argument("--jobs", type=count, default=os.cpu_count() or 1, help="processes, from 1 on (the machine's cores)")
+    sub.set_defaults(run=crossover)
     return top
 
 

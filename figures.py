@@ -158,16 +158,20 @@ def margin(path, results):
         band(accuracy, steps, 100 * column("test_accuracy"), **style)
         band(accuracy, steps, 100 * column("train_accuracy"), ls=":", **style | {"label": None})
     for r in results:
-        positive = (r["margin"] > 0) & (r["log_loss"] < 0)
-        fair.plot(-r["log_loss"][positive], r["margin"][positive], color=COLOURS[r["optimizer"]], lw=1, ls="-" if r["form"] == "discrete" else "--")
+        since = np.flatnonzero(r["margin"] <= 0)[-1] + 1 if (r["margin"] <= 0).any() else 0  # it separates from then on
+        fair.plot(-r["log_loss"][since:], r["margin"][since:], color=COLOURS[r["optimizer"]], lw=1, ls="-" if r["form"] == "discrete" else "--")
+    late = len(results) > len(discrete)
     loss.set(xlabel="step", ylabel=r"training loss, $\log L$", xscale="log")
     size.set(xlabel="step", ylabel=r"normalised margin $q_{\min}/\|w\|^4$", xscale="log", yscale="log")
+    size.xaxis.set_minor_formatter("")
     accuracy.set(xlabel="step", ylabel="accuracy (%)", xscale="log", ylim=(max(0, 100 * min(r["test_accuracy"][-1] for r in discrete) - 25), 101))
-    fair.set(xlabel=r"$\log 1/L$", ylabel=r"normalised margin, each seed", xscale="log", yscale="log")
+    fair.set(xlabel=r"$\log 1/L$", ylabel="normalised margin, each seed", yscale="log")
+    if late:
+        fair.set_xscale("symlog", linthresh=10)
     kinds = [accuracy.plot([], [], dash, color="0.3", label=label)[0] for dash, label in (("-", "test"), (":", "training"))]
     accuracy.legend(handles=kinds, fontsize=9, frameon=False, loc="lower right")
     loss.legend(fontsize=9, frameon=False, loc="lower left")
-    if len(results) > len(discrete):
+    if late:
         fair.legend(handles=[fair.plot([], [], d, color="0.3", label=n)[0] for d, n in (("-", "steps"), ("--", "flow"))], fontsize=9, frameon=False)
     for axes in (loss, size, accuracy, fair):
         axes.grid(color="0.92")
@@ -179,7 +183,7 @@ def epsilon(path, summary):
     figure, panels = plt.subplots(1, 3, figsize=(12, 3.9), layout="constrained")
     for (optimizer, form), rows in groups(summary, "optimizer", "form").items():
         eps = np.array([row["eps"] for row in rows])
-        shift = 1.06 ** (list(NAMES).index(optimizer) - 2.5)  # so that error bars do not hide each other
+        shift = 1.3 ** (list(NAMES).index(optimizer) - 2.5)  # so that error bars do not hide each other
         for axes, key in zip(panels, ("log_loss", "margin", "test_accuracy")):
             for end, dash, mark in (("", "-", "o"), ("_same", "--", "s")):
                 if key + end in rows[0]:
@@ -198,4 +202,36 @@ def epsilon(path, summary):
     if any(row["form"] == "flow" for row in summary):
         handles.append(panels[1].plot([], [], "o", color="0.3", mfc="none", ms=4, label="flow")[0])
     panels[1].legend(handles=handles, fontsize=9, frameon=False)
+    save(figure, path)
+
+
+def crossover(path, results, slopes):
+    """Distances to both directions along log 1/L, darker for smaller ε, and the crossings against log 1/ε."""
+    optimizers, epsilons = (sorted({r[key] for r in results}, key=[r[key] for r in results].index) for key in ("optimizer", "eps"))
+    figure, (*panels, crossings) = plt.subplots(1, len(optimizers) + 1, figsize=(4.2 * len(optimizers) + 3.8, 4.4), layout="constrained")
+    for axes, optimizer in zip(panels, optimizers):
+        mine = [r for r in results if r["optimizer"] == optimizer]
+        turned = np.array([(-np.log(r["eps"]), r["crossing"]) for r in mine if r["crossing"] is not None]).reshape(-1, 2).T
+        for r in mine:
+            depth = 1 - 0.65 * epsilons.index(r["eps"]) / (len(epsilons) - 1)
+            colour = 1 - depth * (1 - np.array(matplotlib.colors.to_rgb(COLOURS[optimizer])))
+            shown = r["log_inverse_loss"] >= 1
+            at, linf, l2 = (r[key][shown] for key in ("log_inverse_loss", "distance_linf", "distance_l2"))
+            axes.plot(at, linf, color=colour, lw=1.7, label=rf"$\varepsilon = 10^{{{np.log10(r['eps']):.3g}}}$")
+            axes.plot(at, l2, "--", color=colour, lw=1.2)
+            if r["crossing"] is not None:
+                axes.plot(r["crossing"], np.interp(r["crossing"], at, linf), "o", color=colour, ms=6, mec="white", mew=0.8, zorder=3)
+        for dash, label in (("-", r"to $\ell_\infty$"), ("--", r"to $L^2$"), ("o", "crossing")):
+            axes.plot([], [], dash, color="0.3", ms=5, label=label)
+        axes.set(xscale="log", xlabel=r"$\log 1/L$", ylabel="distance to max-margin direction", title=NAMES[optimizer], ylim=(0, None))
+        axes.legend(fontsize=8, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17))
+        line = "" if slopes[optimizer] is None else f", slope {slopes[optimizer]:.2f}"
+        crossings.plot(*turned, "o", color=COLOURS[optimizer], ms=5, mfc="none", label=NAMES[optimizer] + line)
+        if line:
+            x, y = turned
+            crossings.plot(x, y.mean() + slopes[optimizer] * (x - x.mean()), color=COLOURS[optimizer], lw=1.2)
+    crossings.set(xlabel=r"$\log 1/\varepsilon$", ylabel=r"crossing, $\log 1/L$", title=r"last time nearer to $\ell_\infty$ than to $L^2$")
+    crossings.legend(fontsize=9, frameon=False, loc="upper left")
+    for axes in (*panels, crossings):
+        axes.grid(color="0.92")
     save(figure, path)

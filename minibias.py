@@ -149,6 +149,10 @@ class Problem:
         """
         if self.kind == "exp":
             return log_sum_exp(q)
+        if self.outputs == 1 and harmless(q):  # then ℓ itself can be formed, with a third of the work
+            t = np.exp(-q)
+            total = (np.log1p(t) @ np.ones(q.shape[-1]))[..., None]
+            return np.log(total)[..., 0], t / (1 + t), total
         if self.outputs == 1:
             each = log_logistic(q)
             log_loss, e, total = log_sum_exp(-each)
@@ -165,9 +169,13 @@ class Problem:
         return log_loss, backward(self.pairs_transpose(weights)) / -total
 
     def hessian(self, w):
-        """∂² log L: (..., p, p), by p backward passes over the gradient's graph."""
-        backward, u = make_vjp(lambda w: self.gradient(w)[1], w)
-        return np.stack([backward(np.broadcast_to(row, u.shape)) for row in np.eye(u.shape[-1])], axis=-2)
+        """∂² log L: (runs, p, p), by one backward pass over the gradients of p copies of w, a thousand at a time to save memory."""
+        p, parts = w.shape[-1], []
+        for some in np.array_split(w, len(w) * p // 1000 + 1):
+            copies = np.repeat(some[:, None], p, 1)
+            backward, _ = make_vjp(lambda w: self.gradient(w)[1], copies)
+            parts.append(backward(np.broadcast_to(np.eye(p), copies.shape)))
+        return np.concatenate(parts)
 
     def jacobian(self, w):
         """∂q_i(w): (..., N, p). The backward pass is linear in what it is given; its own derivative is ∂q, a column a time."""
@@ -319,6 +327,39 @@ def predict(problem, w, h, rounds=200):
         if not len(moving):
             break
     return w
+
+
+def predict_linf(problem):
+    """The w with ||w||_∞ <= 1 of largest min_i q_i(w) for a linear model, where the flow of the gradient's signs heads.
+
+    Returns w (p,), multipliers λ >= 0 (N,) of sum 1 and `unique`, which if true proves that there is no other such w. By linear
+    duality min_i q_i(w) <= ||Σ λ_i z_i||_1 with z_i = ∂q_i for any such w and λ: equality certifies both. The λ come from the simplex
+    method on min Σ_j (a_j + b_j) s.t. Σ λ_i z_i = a - b, all >= 0, with Bland's rule, which cannot cycle; w is its dual, a vertex.
+    Raises NotSeparable for data that the model cannot separate, ValueError for a model of degree above 1.
+    """
+    p = problem.model.size
+    if problem.model.degree > 1:
+        raise ValueError(f"the ℓ∞ max-margin direction is for linear models, not one of degree {problem.model.degree}")
+    Z = problem.jacobian(np.zeros((1, p)))[0]
+    Z = Z / (np.abs(Z).max() or 1.0)
+    N = len(Z)
+    A = np.vstack([np.hstack([Z.T, -np.eye(p), np.eye(p)]), np.append(np.ones(N), np.zeros(2 * p))])
+    cost, target = np.append(np.zeros(N), np.ones(2 * p)), np.append(np.zeros(p), 1.0)
+    basis = np.append(0, N + np.arange(p) + p * (Z[0] < 0))  # λ_1 = 1
+    while True:
+        x, dual = np.linalg.solve(A[:, basis], target), np.linalg.solve(A[:, basis].T, cost[basis])
+        descent = np.flatnonzero(cost - dual @ A < -1e-12)
+        if not len(descent):
+            break
+        column = np.linalg.solve(A[:, basis], A[:, descent[0]])
+        ratios = np.where(column > 1e-12, np.maximum(x, 0) / np.where(column > 1e-12, column, 1), np.inf)
+        tied = np.flatnonzero(ratios <= ratios.min() + 1e-14)
+        basis[tied[basis[tied].argmin()]] = descent[0]
+    multipliers = np.zeros(N + 2 * p)
+    multipliers[basis] = np.maximum(x, 0)
+    if dual[-1] < 1e-13:
+        raise NotSeparable(multipliers[:N])
+    return -dual[:-1], multipliers[:N], bool(x.min() > 1e-12)
 
 
 def certificate(problem, w, h):

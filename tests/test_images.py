@@ -2,17 +2,23 @@
 
 import gzip
 import json
+import os
 import pathlib
 import re
+import signal
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
-from experiments import IDX_FILES, main, read_images
+import experiments
+import runs
+from experiments import IDX_FILES, answers, at_level, main, read_images, verdict
 
 ROOT = pathlib.Path(__file__).parents[1]
-TINY = ["--train", "60", "--test", "30", "--width", "2,3,4", "--steps", "25", "--seeds", "2"]
+TINY = ["--train", "40", "--test", "30", "--width", "2,3,8", "--steps", "60", "--seeds", "2", "--optimizers", "adagrad,rmsprop"]
 
 
 def images(samples, seed=0):
@@ -165,10 +171,10 @@ def tiny(tmp_path_factory):
 def test_margin_writes_what_design_says(tiny):
     content = json.loads((tiny / "margin.json").read_text(), parse_constant=pytest.fail)
     config = content["config"]
-    assert config["width"] == [2, 3, 4] and config["train"] == 60 and config["flow"] is True and config["dask"] is None
-    assert set(config["lr"]) == {"gd", "adagrad", "rmsprop", "adam"} and config["loss"] == "log" and config["data"] is None
+    assert config["width"] == [2, 3, 8] and config["train"] == 40 and config["flow"] is True and config["dask"] is None
+    assert config["lr"] == {"adagrad": 0.01, "rmsprop": 0.01} and config["loss"] == "log" and config["data"] is None
     discrete = [r for r in content["results"] if r["form"] == "discrete"]
-    assert [(r["optimizer"], r["seed"]) for r in discrete] == [(o, s) for o in ("gd", "adagrad", "rmsprop", "adam") for s in (0, 1)]
+    assert [(r["optimizer"], r["seed"]) for r in discrete] == [(o, s) for o in ("adagrad", "rmsprop") for s in (0, 1)]
     for r in content["results"]:
         columns = [r[k] for k in ("step", "log_loss", "margin", "train_accuracy", "test_accuracy")]
         assert len({len(c) for c in columns}) == 1 and r["step"] == sorted(set(r["step"])) and r["eps"] == 1e-5
@@ -176,14 +182,146 @@ def test_margin_writes_what_design_says(tiny):
             assert (margin > 0) == (accuracy == 1)
         if r["form"] == "flow":
             assert r["log_loss"][-1] < -1000
-    assert all(r["step"][0] == 1 and r["step"][-1] == 25 for r in discrete)
+    assert all(r["step"][0] == 1 and r["step"][-1] == 60 for r in discrete)
     for a in content["answers"]:
         assert a["answer"] in ("shown", "opposite", "not distinguishable") and len(a["differences"]) == len(a["seeds"])
     assert (tiny / "margin.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(p.name for p in tiny.iterdir()) == ["margin.json", "margin.png", "margin.runs"]
 
 
-@pytest.mark.parametrize("jobs", ["2", "3"])
-def test_jobs_do_not_show(tiny, tmp_path, jobs):
-    assert main(["margin", *TINY, "--jobs", jobs, "--flow", "--out", str(tmp_path)]) == 0
+def test_jobs_do_not_show(tiny, tmp_path):
+    assert main(["margin", *TINY, "--jobs", "2", "--flow", "--out", str(tmp_path)]) == 0
     assert without_seconds(tmp_path / "margin.json") == without_seconds(tiny / "margin.json")
+
+
+IN_PIECES = "import runs; runs.CHECKPOINT_EVERY = 0.05; import experiments, sys; sys.exit(experiments.main(sys.argv[1:]))"
+
+
+def start(*flags):
+    """The study in a real process, with checkpoints every 0.05 seconds."""
+    return subprocess.Popen([sys.executable, "-c", IN_PIECES, *flags], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def checkpoints(out):
+    return {path: path.stat().st_mtime_ns for path in (out / "margin.runs").glob("*")}
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_killed_at_several_moments_it_ends_with_the_same_numbers(tiny, tmp_path, jobs):
+    flags = ["margin", *TINY, "--jobs", jobs, "--flow", "--out", str(tmp_path)]
+    for pause in (0.0, 0.1, 0.25):
+        before, process = checkpoints(tmp_path), start(*flags)
+        while process.poll() is None and checkpoints(tmp_path) == before:
+            time.sleep(0.01)
+        time.sleep(pause)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+    seen = checkpoints(tmp_path)
+    assert seen and not (tmp_path / "margin.json").exists()
+    time.sleep(1)
+    assert checkpoints(tmp_path) == seen  # whatever the killed process left behind does not write
+    process = start(*flags)
+    errors = process.communicate()[1]
+    assert process.returncode == 0, errors
+    assert without_seconds(tmp_path / "margin.json") == without_seconds(tiny / "margin.json")
+    assert not list(tmp_path.rglob(".*.tmp"))
+
+
+def test_finished_runs_are_not_repeated_unless_asked_and_damaged_ones_are(tiny, tmp_path, monkeypatch):
+    calls, job = [], experiments.train_job
+
+    def counted(task, state, seconds):
+        calls.append((task["optimizer"], task["seed"], task["form"]))
+        return job(task, state, seconds)
+
+    monkeypatch.setattr(experiments, "train_job", counted)
+    flags = ["margin", *TINY, "--jobs", "1", "--flow", "--out", str(tiny)]
+    before = without_seconds(tiny / "margin.json")
+    (tiny / "margin.json").write_text("damaged")
+    assert main(flags) == 0 and calls == [] and without_seconds(tiny / "margin.json") == before
+    damaged = tiny / "margin.runs" / "rmsprop-1e-05-1"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert main(flags) == 0 and calls == [("rmsprop", 1, "discrete")] and without_seconds(tiny / "margin.json") == before
+    calls.clear()
+    assert main([*flags, "--optimizers", "adagrad", "--seeds", "1", "--fresh", "--out", str(tmp_path)]) == 0 and len(calls) == 2
+    assert main([*flags, "--optimizers", "adagrad", "--seeds", "1", "--b", "0.8", "--out", str(tmp_path)]) == 0 and len(calls) == 4
+
+
+def test_workers_stop_when_their_parent_is_gone(tmp_path):
+    process = start("margin", "--jobs", "2", "--train", "2000", "--out", str(tmp_path))
+    children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.exists():
+        process.kill()
+        pytest.skip("needs /proc")
+    while len(workers := [int(pid) for pid in children.read_text().split()]) < 3:  # two and the resource tracker
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    process.stderr.close()
+    end = time.monotonic() + 20
+    while any(runs.alive(pid) and "Z" not in pathlib.Path(f"/proc/{pid}/stat").read_text().split()[2] for pid in workers if runs.alive(pid)):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_a_dask_cluster_gives_the_same_numbers(tiny, tmp_path):
+    """A real scheduler and two workers, which find the library only through what they are sent."""
+    pytest.importorskip("distributed")
+    environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    options = {"cwd": tmp_path, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    contact = tmp_path / "scheduler.json"
+    quiet = ["--no-dashboard", "--scheduler-file", str(contact)]
+    cluster = [subprocess.Popen([sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", "--host", "127.0.0.1", *quiet], **options)]
+    try:
+        while not contact.exists():
+            time.sleep(0.05)
+        worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--no-nanny", "--nthreads", "1", *quiet]
+        cluster += [subprocess.Popen(worker, **options) for _ in range(2)]
+        address = json.loads(contact.read_text())["address"]
+        assert main(["margin", *TINY, "--dask", address, "--flow", "--out", str(tmp_path / "out")]) == 0
+    finally:
+        for process in cluster:
+            process.kill()
+            process.wait()
+    assert without_seconds(tmp_path / "out" / "margin.json") == without_seconds(tiny / "margin.json")
+
+
+def test_epsilon_writes_one_result_per_run_and_its_answers(tmp_path):
+    flags = [*TINY, "--jobs", "1", "--optimizers", "rmsprop", "--epsilons", "1,1e-3", "--seeds", "1"]
+    assert main(["epsilon", *flags, "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "epsilon.json").read_text(), parse_constant=pytest.fail)
+    assert [r["eps"] for r in content["results"]] == [1e-3, 1.0] and content["config"]["epsilons"] == [1e-3, 1.0]
+    assert {a["answer"] for a in content["answers"]} == {"not distinguishable"}  # one seed shows nothing
+    assert {a["standard_error"] for a in content["answers"]} == {None} and (tmp_path / "epsilon.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    "differences, answer",
+    [
+        ([1, 1, 1], "shown"), ([-1, -1, -1], "opposite"), ([1, 2, 3], "shown"), ([-1, -2, -3], "opposite"),
+        ([5, 6, -0.1], "not distinguishable"), ([1, 0.01, 0.01], "not distinguishable"), ([0, 1, 1], "not distinguishable"),
+        ([0, 0, 0], "not distinguishable"), ([7], "not distinguishable"),
+    ],
+)  # fmt: skip
+def test_verdicts_follow_the_rule(differences, answer):
+    """All of the claimed sign, and the mean above twice its standard error: 0.34 < 2 * 0.33 is not."""
+    assert verdict(np.array(differences, float))[0] == answer
+
+
+def test_values_at_a_training_loss_are_linear_between_records_and_from_the_last_fall():
+    result = {"log_loss": np.array([5.0, 1.0, 3.0, -1.0, -2.0]), "margin": np.array([0.0, 4.0, 2.0, 6.0, 9.0])}
+    assert [at_level(result, "margin", level) for level in (9.0, 2.0, 0.0, -1.0, -1.5, -2.0, -9.0)] == [0.0, 3.0, 5.0, 6.0, 7.5, 9.0, 9.0]
+
+
+def test_answers_pair_the_seeds_and_compare_at_the_last_step_and_at_the_same_loss():
+    def run(optimizer, seed, log_loss, margin):
+        both = {"margin": np.array([0.0, margin]), "test_accuracy": np.array([0.5, 0.5])}
+        return {"optimizer": optimizer, "eps": 1.0, "seed": seed, "form": "discrete", "log_loss": np.array([2.0, log_loss])} | both
+
+    results = [run("adam", s, -2.0, 4.0 + s) for s in range(3)] + [run("adagrad", s, 0.0, 3.0 + s) for s in range(3)]
+    rows = answers(results, "discrete", "larger", ("adam", 1.0), ("adagrad", 1.0))
+    last, same, *accuracy = rows
+    assert last["differences"].tolist() == [1, 1, 1] and last["answer"] == "shown"
+    assert same["differences"].tolist() == [2 - 3, 2.5 - 4, 3 - 5] and same["answer"] == "opposite"
+    assert {row["answer"] for row in accuracy} == {"not distinguishable"}

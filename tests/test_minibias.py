@@ -5,6 +5,7 @@ from decimal import Decimal, localcontext
 import numpy as np
 import pytest
 
+import minibias
 from experiments import default_data
 from minibias import Blocks, NotSeparable, Problem, certificate, classes, least_norm, log_logistic, nnls, norm, normalised_margin, predict
 from models import MLP, Linear
@@ -208,3 +209,128 @@ def test_blocks_change_nothing_beyond_rounding(block, loss, scale):
         np.testing.assert_allclose(parts.margins(w), whole.margins(w), rtol=1e-12, atol=1e-12 * scale)
         for a, b in zip(parts.gradient(w), whole.gradient(w)):
             np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11 * scale)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("classes, d", [(3, 2), (4, 3)])
+def test_prediction_for_several_classes_against_a_quadratic_program_solved_by_another_route(seed, classes, d):
+    """SLSQP finds the active constraints; its own w is good to the root of rounding only, so the least w that meets them is compared."""
+    optimize = pytest.importorskip("scipy.optimize")
+    rng, y = np.random.default_rng(seed), np.arange(6 * classes) % classes
+    corners = np.linalg.svd(np.eye(classes) - 1 / classes)[0][:, :d]  # of a regular simplex
+    x = 2 * corners[y] + 0.2 * rng.normal(size=(len(y), d))
+    h = 10 ** rng.uniform(-1, 1, (1, classes * d))
+    problem = Problem(Linear(d, classes), x, y)
+    w = predict(problem, np.zeros_like(h), h)[0]
+    right, rows = np.eye(classes)[y], np.einsum("nk,nd->nkd", np.eye(classes)[y], x).reshape(len(y), -1)
+    G = np.concatenate([rows - np.einsum("nk,nd->nkd", np.roll(right, j, 1), x).reshape(len(y), -1) for j in range(1, classes)])
+    root = np.sqrt(h[0])
+    solved = optimize.minimize(
+        lambda v: v @ v, w / root * 1.1, jac=lambda v: 2 * v, method="SLSQP", tol=1e-14, options={"maxiter": 1000},
+        constraints={"type": "ineq", "fun": lambda v: G @ (root * v) - 1, "jac": lambda v: G * root},
+    )  # fmt: skip
+    active = G @ (root * solved.x) < 1 + 1e-6
+    v = np.linalg.lstsq(G[active] * root, np.ones(active.sum()), rcond=None)[0]
+    assert (G @ w).min() > 1 - 1e-12 and norm(v - solved.x) < 1e-5 * norm(v)
+    np.testing.assert_allclose(w / norm(w), root * v / norm(root * v), atol=1e-8)
+    assert certificate(problem, w[None], h)[0] < 1e-9
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("samples, d", [(2, 2), (30, 2), (30, 5), (200, 10)])
+@pytest.mark.parametrize("lattice", [False, True])
+def test_linf_prediction_against_a_linear_program_solved_by_another_route(seed, samples, d, lattice):
+    """On a lattice many vertices are degenerate, and more than one may be optimal."""
+    optimize = pytest.importorskip("scipy.optimize")
+    rng = np.random.default_rng(seed)
+    x, y, _ = separable(rng, samples, d)
+    x = 10.0 ** rng.integers(-3, 4) * (np.round(2 * x) + y[:, None] if lattice else x)
+    Z = y[:, None] * x
+    solved = optimize.linprog(
+        np.append(np.zeros(d), -1), np.hstack([-Z, np.ones((samples, 1))]), np.zeros(samples), bounds=[(-1, 1)] * d + [(None, None)]
+    )
+    problem = Problem(Linear(d), x, y)
+    if solved.fun > -1e-9:
+        with pytest.raises(NotSeparable):
+            minibias.predict_linf(problem)
+        return
+    w, multipliers, unique = minibias.predict_linf(problem)
+    margin = (Z @ w).min()
+    np.testing.assert_allclose(margin, -solved.fun, rtol=1e-8)
+    np.testing.assert_allclose(np.abs(multipliers @ Z).sum(), margin, rtol=1e-12)  # the certificate, without the solver
+    assert multipliers.min() >= 0 and abs(multipliers.sum() - 1) < 1e-12 and np.abs(w).max() <= 1 + 1e-12
+    assert lattice or unique
+    if unique:
+        np.testing.assert_allclose(w, solved.x[:d], atol=1e-8)
+
+
+def test_linf_prediction_says_where_it_may_not_be_the_only_one_and_what_it_refuses():
+    two = np.array([1, -1])
+    w, multipliers, unique = minibias.predict_linf(Problem(Linear(2), np.array([[2.0, 0], [-1, 0]]), two))
+    assert w[0] == 1 and not unique and multipliers.tolist() == [0, 1]
+    w, _, unique = minibias.predict_linf(Problem(Linear(2), np.array([[2.0, -3], [-1, 3]]), two))
+    np.testing.assert_allclose(w, [1, -1], atol=1e-15)
+    assert unique
+    w, multipliers, _ = minibias.predict_linf(Problem(Linear(2, 3), np.array([[1.0, 0], [-1, 1], [-1, -1]]), np.arange(3)))
+    np.testing.assert_allclose(Problem(Linear(2, 3), np.array([[1.0, 0], [-1, 1], [-1, -1]]), np.arange(3)).margins(w).min(), 2, rtol=1e-12)
+    with pytest.raises(NotSeparable) as refusal:
+        minibias.predict_linf(Problem(Linear(1), np.array([[1.0], [2.0]]), two))
+    np.testing.assert_allclose(refusal.value.multipliers, [2 / 3, 1 / 3], rtol=1e-12)
+    with pytest.raises(ValueError, match="linear"):
+        minibias.predict_linf(Problem(MLP((2, 1, 1)), np.eye(2), two))
+
+
+@pytest.mark.parametrize("log_loss", [5.0, 0.0, -1e-3, -1.0, -30.0, -39.0, -41.0, -700.0])
+def test_inverse_loss_undoes_both_losses(log_loss):
+    assert minibias.inverse_loss(log_loss, "exp") == -log_loss
+    q = float(minibias.inverse_loss(log_loss, "log"))
+    np.testing.assert_allclose(float(high_precision(q)[0]), log_loss, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", ["exp", "log"])
+def test_surrogate_margin_is_its_formula_and_tends_to_the_weighted_margin(loss):
+    """ℓ^-1(L) / ||h^-1/2 w||^L, by loops; at N samples of one margin q, ℓ^-1(L) lies between q - log N and q for L < 1."""
+    x, y, model, rng = np.array([[1.0, 2], [2, 1], [-1, -3]]), np.array([1, 1, -1]), MLP((2, 2, 1)), np.random.default_rng(0)
+    problem, h = Problem(model, x, y, loss), 10 ** rng.uniform(-2, 2, (4, 6))
+    w = np.array([1, 0.5, 0.5, 1, 1, 2.0]) * 10.0 ** np.array([[-0.5], [0], [0.5], [1]])
+    log_loss = problem.gradient(w)[0]
+    values = minibias.surrogate_margin(log_loss, loss, w, h, model.degree)
+    for value, one_w, one_h in zip(values, w, h):
+        total = sum(np.exp(-q) if loss == "exp" else np.log1p(np.exp(-q)) for q in problem.margins(one_w))
+        inverse = -np.log(total) if loss == "exp" else -np.log(np.expm1(total)) if total > 1e-12 else -np.log(total)
+        np.testing.assert_allclose(value, inverse / sum(a * a / b for a, b in zip(one_w, one_h)), rtol=1e-9)
+    q = problem.margins(w[-1]).min()
+    weighted = q / (w[-1] ** 2 / h[-1]).sum()
+    assert weighted * (1 - np.log(3) / q) <= values[-1] <= weighted
+
+
+@pytest.mark.parametrize("loss", ["exp", "log"])
+@pytest.mark.parametrize("model", [Linear(2), MLP((2, 2, 1)), Linear(2, 3)])
+def test_approximate_kkt_is_its_formula(loss, model):
+    """With w scaled to q_min = 1 and λ_i proportional to -ℓ'(q_i), here the derivative of L by differences in q_i, by loops."""
+    rng = np.random.default_rng(1)
+    x = np.array([[1.0, 2], [2, 1.5], [-1, -3], [1, -1.5]])
+    y = np.array([0, 0, 1, 2]) if model.sizes[-1] == 3 else np.array([1, 1, -1, -1])
+    w = {2: [[0.5, 1.0]], 6: [[1, 0.5, 0.5, 1, 1, 2.0]]}[model.size] if model.sizes[-1] == 1 else [[0.3, 0.6, -0.7, -0.6, 0.4, -0.7]]
+    problem, w, h = Problem(model, x, y, loss), np.array(w), 10 ** rng.uniform(-1, 1, (1, model.size))
+    q, G, root = problem.margins(w)[0], problem.jacobian(w)[0], np.sqrt(h[0])
+    assert q.min() > 0
+    L = lambda q: np.exp(problem.loss(q[None])[0][0])  # noqa: E731
+    pull = -np.array([(L(q + 1e-6 * e) - L(q - 1e-6 * e)) / 2e-6 for e in np.eye(len(q))])
+    scale = q.min() ** (-1 / model.degree)
+    v, G = scale * w[0] / root, scale ** (model.degree - 1) * G
+    s = np.sqrt(sum(a * a for a in v))
+    multipliers = pull * s / norm(sum(p * g * root for p, g in zip(pull, G)))
+    epsilon = norm(v - sum(a * g * root for a, g in zip(multipliers, G))) / s
+    delta = sum(a * (margin / q.min() - 1) for a, margin in zip(multipliers, q)) / s**2
+    got = minibias.approximate_kkt(problem, w, h)
+    np.testing.assert_allclose(np.ravel(got), [epsilon, delta], rtol=1e-6)  # differences of 1e-6 are good to 1e-8
+    np.testing.assert_allclose(np.ravel(minibias.approximate_kkt(problem, w, 9 * h)), np.ravel(got), rtol=1e-12)
+
+
+def test_approximate_kkt_vanishes_at_a_kkt_point_whose_constraints_are_all_active():
+    problem = Problem(Linear(2), np.array([[3.0, 4], [-3, -4]]), np.array([1, -1]))
+    w = np.array([[3.0, 4], [4, 3]])
+    epsilon, delta = minibias.approximate_kkt(problem, w, np.ones((2, 2)))
+    np.testing.assert_allclose(epsilon, [0, np.sqrt(2 - 2 * 24 / 25)], atol=1e-15)  # the angle between (4, 3) and (3, 4)
+    assert delta.tolist() == [0, 0]
