@@ -992,7 +992,7 @@ def image_table(summary):
     print(f"{'optimizer':9} {'ε':>7}  {'form':8} {'at step':>9} {'log L':>13} {'margin':>19} {'train':>6} {'test':>14}   {'log L':>11}"
           f" {'margin':>19} {'accuracy (%)':>14}  seconds")  # fmt: skip
     for r in summary:
-        print(f"{r['optimizer']:9} {r['eps']:>7g}  {r['form']:8} {r['separates']:>9} {cell(r['log_loss'], '.1f'):>13} {cell(r['margin'], '.1e'):>19}"
+        print(f"{r['optimizer']:9} {r['eps']:>7g}  {r['form']:8} {'' if r['form'] == 'flow' else r['separates']:>9} {cell(r['log_loss'], '.1f'):>13} {cell(r['margin'], '.1e'):>19}"
               f" {100 * r['train_accuracy'].mean():>6.2f} {cell(r['test_accuracy'], '.2f', 100):>14}   {r['level']:>11.4g}"
               f" {cell(r['margin_same'], '.1e'):>19} {cell(r['test_accuracy_same'], '.2f', 100):>14} {r['seconds']:>8.1f}")  # fmt: skip
 

@@ -162,10 +162,12 @@ def margin(path, results):
         fair.plot(-r["log_loss"][since:], r["margin"][since:], color=COLOURS[r["optimizer"]], lw=1, ls="-" if r["form"] == "discrete" else "--")
     late = len(results) > len(discrete)
     loss.set(xlabel="step", ylabel=r"training loss, $\log L$", xscale="log")
-    size.set(xlabel="step", ylabel=r"normalised margin $q_{\min}/\|w\|^4$", xscale="log", yscale="log")
-    size.xaxis.set_minor_formatter("")
+    size.set(xlabel="step", ylabel=r"normalised margin $q_{\min}/\|w\|^4$", xscale="log", xlim=loss.get_xlim())
     accuracy.set(xlabel="step", ylabel="accuracy (%)", xscale="log", ylim=(max(0, 100 * min(r["test_accuracy"][-1] for r in discrete) - 25), 101))
-    fair.set(xlabel=r"$\log 1/L$", ylabel="normalised margin, each seed", yscale="log")
+    fair.set(xlabel=r"$\log 1/L$", ylabel="normalised margin, each seed")
+    for axes in (size, fair):
+        if any(line.get_xdata().size for line in axes.lines):  # some run separates the images
+            axes.set_yscale("log")
     if late:
         fair.set_xscale("symlog", linthresh=10)
     kinds = [accuracy.plot([], [], dash, color="0.3", label=label)[0] for dash, label in (("-", "test"), (":", "training"))]

@@ -288,7 +288,7 @@ def test_a_dask_cluster_gives_the_same_numbers(tiny, tmp_path):
 
 
 def test_epsilon_writes_one_result_per_run_and_its_answers(tmp_path):
-    flags = [*TINY, "--jobs", "1", "--optimizers", "rmsprop", "--epsilons", "1,1e-3", "--seeds", "1"]
+    flags = [*TINY, "--jobs", "1", "--optimizers", "rmsprop", "--epsilons", "1,1e-3", "--seeds", "1", "--steps", "4"]  # too few to separate
     assert main(["epsilon", *flags, "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "epsilon.json").read_text(), parse_constant=pytest.fail)
     assert [r["eps"] for r in content["results"]] == [1e-3, 1.0] and content["config"]["epsilons"] == [1e-3, 1.0]
