@@ -1,0 +1,23 @@
+"""The README's Python blocks run, and print what their last comments say."""
+
+import contextlib
+import io
+import pathlib
+import re
+
+import pytest
+
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", pathlib.Path(__file__).parents[1].joinpath("README.md").read_text(), re.M | re.S)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+def test_a_block_prints_what_it_says(block):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+    said = [line[2:] for line in block.splitlines() if line.startswith("# ")]
+    assert said and printed.getvalue().splitlines() == said
+
+
+def test_there_are_blocks():
+    assert len(BLOCKS) == 2
