@@ -530,8 +530,7 @@ def qian_job(lr):
     problem = minibias.Problem(Linear(2), y[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1), y)
     conditioner = CONDITIONERS["adagrad"](1e-8)
     state, _ = optimizers.descend(problem, conditioner, np.zeros((1, 2)), lr, QIAN_STEPS)
-    flow = optimizers.Flow(problem, conditioner, state.w, lr, c=0.02)
-    flow.S, flow.h = state.S, state.h
+    flow = optimizers.Flow(problem, conditioner, state.w, lr, 0.02, state.S, math.log(QIAN_STEPS))
     while flow.alive[0] and flow.log_loss[0] > LOG_LOSS_END:
         flow.step()
     w, solved = optimizers.ascend(problem, flow.h, flow.w)
@@ -992,7 +991,8 @@ def image_table(summary):
     print(f"{'optimizer':9} {'ε':>7}  {'form':8} {'at step':>9} {'log L':>13} {'margin':>19} {'train':>6} {'test':>14}   {'log L':>11}"
           f" {'margin':>19} {'accuracy (%)':>14}  seconds")  # fmt: skip
     for r in summary:
-        print(f"{r['optimizer']:9} {r['eps']:>7g}  {r['form']:8} {'' if r['form'] == 'flow' else r['separates']:>9} {cell(r['log_loss'], '.1f'):>13} {cell(r['margin'], '.1e'):>19}"
+        separates = "" if r["form"] == "flow" else r["separates"]
+        print(f"{r['optimizer']:9} {r['eps']:>7g}  {r['form']:8} {separates:>9} {cell(r['log_loss'], '.1f'):>13} {cell(r['margin'], '.1e'):>19}"
               f" {100 * r['train_accuracy'].mean():>6.2f} {cell(r['test_accuracy'], '.2f', 100):>14}   {r['level']:>11.4g}"
               f" {cell(r['margin_same'], '.1e'):>19} {cell(r['test_accuracy_same'], '.2f', 100):>14} {r['seconds']:>8.1f}")  # fmt: skip
 
@@ -1164,21 +1164,15 @@ def parser():
         help="what ε hides: first towards the ℓ∞ max-margin direction, in the end towards the L2 one",
         description="The flow of a linear model from w = 0 for several ε. While ε is small beside the squared gradients RMSProp and Adam\n"
         "follow their signs, towards the ℓ∞ max-margin direction; once the gradients are small beside sqrt(ε) they turn\n"
-        "to the L2 one. The crossing is the last log 1/L that is nearer to ℓ∞.\n"
+        "to the L2 one. The crossing is the last log 1/L that is nearer to ℓ∞. The smaller --lr is beside 1 - b, the closer S\n"
+        "follows the squared gradients, and the flow the signs.\n"
         "Prints a table, writes OUT/crossover.json and OUT/crossover.png.",
         epilog="example: python experiments.py crossover --lr 0.01 --epsilons 1e-5,1e-40,1e-80",
     )
-    names = list(CONDITIONERS)
-    sub.add_argument("--optimizers", type=some_of(*names), default=names[2:], help=f"some of {','.join(names)} ({','.join(names[2:])})")
-    sub.add_argument("--loss", choices=minibias.LOSSES, default="exp", help="exponential or logistic (%(default)s)")
+    common(sub, "exp", ("rmsprop", "adam"), dict.fromkeys(CONDITIONERS, 1.0), eps=False, seed=False)
     sub.add_argument("--epsilons", type=epsilons, default=[1e-80, 1e-40, 1e-20, 1e-10, 1e-5, 1e-3],
                      help=f"two or more, from {SMALLEST_EPSILON:g} on (1e-80,1e-40,1e-20,1e-10,1e-5,1e-3)")  # fmt: skip
-    sub.add_argument("--b", type=fraction, default=0.9, help="decay of RMSProp and Adam, in (0, 1) (%(default)s)")
-    sub.add_argument("--lr", type=positive, default=1.0, help="learning rate > 0 of the flow: the smaller beside 1 - b, "
-                     "the closer it follows the signs (%(default)s)")  # fmt: skip
     sub.add_argument("--data", metavar="FILE", help=".npz with x (N, d), y (N,), or .csv, label last (eight points in the plane)")
-    sub.add_argument("--out", default="results", help="folder for the result files (%(default)s)")
-    sub.add_argument("--jobs", type=count, default=os.cpu_count() or 1, help="processes, from 1 on (the machine's cores)")
     sub.set_defaults(run=crossover)
     return top
 
@@ -1197,7 +1191,7 @@ def image_flags(sub, optimizers, eps):
     sub.add_argument("--fresh", action="store_true", help="ignore checkpoints and finished runs of an earlier start")
 
 
-def common(sub, loss, optimizers=tuple(CONDITIONERS), rates=RATES, eps=True):
+def common(sub, loss, optimizers=tuple(CONDITIONERS), rates=RATES, eps=True, seed=True):
     """The flags that every study of optimizers shares, with these defaults; `rates` a dict optimizer -> learning rate."""
     names = list(CONDITIONERS)
     if loss:  # without one, a study is about all optimizers and both losses
@@ -1211,7 +1205,8 @@ def common(sub, loss, optimizers=tuple(CONDITIONERS), rates=RATES, eps=True):
     sub.add_argument("--b", type=fraction, default=0.9, help="decay of RMSProp and Adam, in (0, 1) (%(default)s)")
     shown = ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
     sub.add_argument("--lr", type=positive, help=f"learning rate > 0 of the discrete update ({shown})")
-    sub.add_argument("--seed", type=whole, default=0, help="whole number from 0 on: data and initial w (%(default)s)")
+    if seed:
+        sub.add_argument("--seed", type=whole, default=0, help="whole number from 0 on: data and initial w (%(default)s)")
     sub.add_argument("--out", default="results", help="folder for the result files (%(default)s)")
     sub.add_argument("--jobs", type=count, default=os.cpu_count() or 1, help="processes, from 1 on (the machine's cores)")
     sub.set_defaults(rates=rates)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from experiments import default_data
-from minibias import Problem, certificate, norm, predict
+from minibias import Problem, certificate, norm, predict, unit
 from models import MLP, Linear
-from optimizers import CONDITIONERS, GD, AdaGrad, Adam, Discrete, Flow, RMSProp, ascend, descend, follow, implicit_step
+from optimizers import CONDITIONERS, GD, AdaGrad, Adam, Discrete, Flow, LateFlow, RMSProp, ascend, descend, follow, implicit_step
 
 EPS, B = 1e-5, 0.9
 ADAPTIVE = ["adagrad", "rmsprop", "adam"]
@@ -216,3 +216,30 @@ def test_limit_of_the_flow_is_the_predicted_and_certified_kkt_point(name, loss, 
     assert certificate(problem, w, flow.h).max() <= 1e-6
     unweighted = np.median(certificate(problem, w, np.ones_like(w)))
     assert unweighted >= 0.1 if (name, kind) == ("adagrad", "neuron") else unweighted <= 1e-6 or name == "adagrad"
+
+
+@pytest.mark.parametrize("conditioner", [GD(), AdaGrad(), RMSProp()])
+@pytest.mark.parametrize("sizes", [(2, 1, 1), (2, 8, 1)])
+def test_the_late_flow_ends_where_the_euler_flow_does_with_fewer_gradients(conditioner, sizes):
+    """From log L = -25 to -300, where steps of Euler's must be short; the difference vanishes with the steps."""
+    problem = Problem(MLP(sizes), *default_data(0))
+    early, calls = Flow(problem, conditioner, problem.model.init(np.random.default_rng([0, 1]), 6)), 0
+
+    def follow_to(run, end):
+        nonlocal calls
+        calls = 0
+        while (run.log_loss > end).any():
+            run.alive = run.log_loss > end
+            run.step()
+            calls += getattr(run, "stages", 1)
+        return unit(run.w)
+
+    follow_to(early, -25)
+    start = {"S": early.S, "log_t": early.log_t}
+    euler = Flow(problem, conditioner, early.w, 1.0, 0.1, **start)
+    reference, most = follow_to(euler, -300), calls
+    coarse, fine = (LateFlow(problem, conditioner, early.w, 1.0, growth, **start) for growth in (0.05, 0.05 / 8))
+    far = norm(follow_to(coarse, -300) - reference).max()
+    assert far < 0.01 and calls < most / 2  # a step adds a twentieth: a first-order method's error is a small part of that
+    assert norm(follow_to(fine, -300) - reference).max() < far / 8
+    np.testing.assert_allclose(fine.log_t, euler.log_t, rtol=0.02)
