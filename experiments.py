@@ -773,7 +773,7 @@ def claims(args):
 
 FLOW_END = -1000.0  # log L that form `flow` passes
 FLOW_C = 0.3  # a step of its first part changes log L by no more
-FLOW_LATE = -25.0  # log L from which on h has settled, S / ε being of the order e^-50 / ε
+FLOW_LATE = -25.0  # log L from which on h has settled: what AdaGrad adds is of the order e^-25, what the others keep e^-50
 RECORDS = ("step", "log_loss", "margin", "train_accuracy", "test_accuracy")
 PROBLEMS = {}  # what this process has made of the images it works on
 
@@ -821,7 +821,7 @@ def train_job(task, state, seconds):
     else:
         log_t = state["log_t"] if state else math.log(task["steps"])
         run = optimizers.Flow(problem, conditioner, at["w"], task["lr"], FLOW_C, at["S"], log_t, gradient)
-    steep = state["steep"] if state else 64.0
+    pace = {"steep": state["steep"], "reach": state["reach"]} if state else {"steep": 64.0, "reach": 1.0}
 
     def record():
         w = unit(run.w)
@@ -834,18 +834,20 @@ def train_job(task, state, seconds):
     while not ended and (time.monotonic() < until or made == (state or {"made": 0})["made"]):
         if flow and run.log_loss[0] < late and not isinstance(run, optimizers.LateFlow):
             now = (run.S, run.log_t, (run.log_loss, run.u))
-            run = optimizers.LateFlow(problem, conditioner, run.w, task["lr"], 0.05, *now, steep)
+            run = optimizers.LateFlow(problem, conditioner, run.w, task["lr"], 0.05, *now, **pace)
         start = time.perf_counter()
         run.step()
         spent += time.perf_counter() - start
         made += 1
         log_loss = run.log_loss[0]
         ended = not run.alive[0] or (log_loss < FLOW_END if flow else made == task["steps"])
-        if ended or (log_loss <= min(1.1 * rows[-1][1], rows[-1][1] - 1) if flow else made in recorded):
-            record()
+        lowest = min(row[1] for row in rows) if rows else math.inf
+        if ended or log_loss <= (min(1.1 * lowest, lowest - 1) if flow else lowest - 0.5) or (not flow and made in recorded):
+            record()  # often enough to see where log L falls through a level for the first time
     share = np.clip(run.log_loss[0] / FLOW_END, 0, 1) if flow else made / task["steps"]
     return {
-        "w": run.w, "S": run.S, "u": run.u, "log_loss": run.log_loss, "log_t": getattr(run, "log_t", 0.0), "steep": getattr(run, "steep", steep),
+        "w": run.w, "S": run.S, "u": run.u, "log_loss": run.log_loss, "log_t": getattr(run, "log_t", 0.0),
+        **{name: getattr(run, name, value) for name, value in pace.items()},
         "made": made, "rows": np.array(rows).reshape(-1, len(RECORDS)), "seconds": spent, "overflow": run.overflow[0],
         "done": ended, "share": 1.0 if ended else share,
     }  # fmt: skip
@@ -897,7 +899,7 @@ def image_study(args, title, pairs, keys):
         results += [image_result(task, states[name]) for name, task in late.items()]
     for name, state in states.items():
         if state["overflow"]:
-            print(f"{name}: overflow after {state['made']} steps, float32 cannot hold the next one; a smaller --lr helps")
+            print(f"{name}: overflow after {state['made']} steps, the next one is beyond the precision; a smaller --lr helps")
         elif not name.endswith("-flow") and state["rows"][-1][2] <= 0:
             print(f"{name}: does not separate the training images after {state['made']} steps; more --steps or another --lr help")
     summary = summarise(results)
@@ -922,19 +924,18 @@ def image_result(task, state):
 
 
 def at_level(result, key, level):
-    """result[key] where log L fell through `level` for the last time, linear in log L between two records."""
+    """result[key] where log L fell through `level` for the first time, linear in log L between two records."""
     log_loss, values = result["log_loss"], result[key]
-    above = np.flatnonzero(log_loss > level)
-    k = above[-1] if len(above) else -1
-    if k in (-1, len(values) - 1):
-        return values[k + 1 if k == -1 else k]
-    share = (log_loss[k] - level) / (log_loss[k] - log_loss[k + 1])
-    return values[k] + share * (values[k + 1] - values[k])
+    k = int(np.argmax(log_loss <= level))
+    if log_loss[k] > level or k == 0:
+        return values[-1 if log_loss[k] > level else 0]
+    share = (log_loss[k - 1] - level) / (log_loss[k - 1] - log_loss[k])
+    return values[k - 1] + share * (values[k] - values[k - 1])
 
 
 def common_level(results):
     """The lowest log L that all of them reach."""
-    return max(r["log_loss"][-1] for r in results)
+    return max(min(r["log_loss"]) for r in results)
 
 
 def verdict(differences):
@@ -1186,7 +1187,7 @@ def image_flags(sub, optimizers, eps):
     sub.add_argument("--seeds", type=count, default=3, help="initialisations, the same for all optimizers (%(default)s)")
     sub.add_argument("--width", type=whole_list, default=[8, 16, 64], help="channels, channels, hidden units (8,16,64; the paper's: 32,64,1024)")
     sub.add_argument("--data", metavar="FILE-OR-FOLDER", help="MNIST as Keras' .npz or as a folder of IDX files (the subset in data/)")
-    sub.add_argument("--flow", action="store_true", help="after the steps go on with the Euler flow to log L < -1000")
+    sub.add_argument("--flow", action="store_true", help="after the steps go on with the flow (Euler, later Runge-Kutta-Chebyshev) to log L < -1000")
     sub.add_argument("--dask", metavar="ADDRESS", help="tcp://HOST:PORT of a Dask cluster that does the runs, in place of processes")
     sub.add_argument("--fresh", action="store_true", help="ignore checkpoints and finished runs of an earlier start")
 
@@ -1204,9 +1205,9 @@ def common(sub, loss, optimizers=tuple(CONDITIONERS), rates=RATES, eps=True, see
         sub.add_argument("--eps", type=positive, default=1e-5, help="ε > 0, inside the root (%(default)s)")
     sub.add_argument("--b", type=fraction, default=0.9, help="decay of RMSProp and Adam, in (0, 1) (%(default)s)")
     shown = ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
-    sub.add_argument("--lr", type=positive, help=f"learning rate > 0 of the discrete update ({shown})")
+    sub.add_argument("--lr", type=positive, help=f"learning rate > 0 ({shown})")
     if seed:
-        sub.add_argument("--seed", type=whole, default=0, help="whole number from 0 on: data and initial w (%(default)s)")
+        sub.add_argument("--seed", type=whole, default=0, help="whole number from 0 on: initial w, and data that are drawn (%(default)s)")
     sub.add_argument("--out", default="results", help="folder for the result files (%(default)s)")
     sub.add_argument("--jobs", type=count, default=os.cpu_count() or 1, help="processes, from 1 on (the machine's cores)")
     sub.set_defaults(rates=rates)
@@ -1221,6 +1222,9 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("error: interrupted, no result file was touched", file=sys.stderr)
         return 130
+    except (MemoryError, OverflowError) as problem:
+        print("error: too large for this machine:", " ".join(str(problem).split()) or "out of memory", file=sys.stderr)
+        return 2
     except (ValueError, OSError) as problem:
         print("error:", " ".join(str(problem).split()), file=sys.stderr)
         return 2

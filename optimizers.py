@@ -142,7 +142,7 @@ class Flow(Discrete):
     """The flow dw/dt = -lr h ⊙ ∂L by explicit Euler with steps that follow the loss (slide "continuous form": lr = 1).
 
     Each run takes the longest dt that changes log L by at most c to first order, ||w|| by at most c max(1, ||w||), and
-    any h_j^-2 by at most a fraction 4c of itself. Time is carried as log_t (runs,): dt grows like 1 / L.
+    any h_j^-2 by at most a fraction 4c, or 1/2, of itself. Time is carried as log_t (runs,): dt grows like 1 / L.
     After `step()`, h is that of the new time. With w, S and log_t of an earlier state, a discrete one's too, it goes on
     from there.
     """
@@ -165,7 +165,7 @@ class Flow(Discrete):
             reach = self.c * np.maximum(1, norm(self.w))
             log_advance = np.log(np.minimum(self.c / (velocity * self.u).sum(-1), reach / norm(velocity)))
             log_rate = np.log(self.lr) + self.log_loss
-            longest = self.conditioner.longest(self.S, t, g2, log_g2, 4 * self.c).min(-1)
+            longest = self.conditioner.longest(self.S, t, g2, log_g2, min(4 * self.c, 0.5)).min(-1)
             log_dt = np.minimum(log_advance - log_rate, longest)
             S = self.conditioner.relax(self.S, g2, log_g2, log_dt[:, None])
             w = self.w - np.exp(log_dt + log_rate)[:, None] * velocity
@@ -178,23 +178,25 @@ class LateFlow(Flow):
     """The flow with h held at its limit, for any number of parameters: Runge-Kutta-Chebyshev steps of many stages.
 
     An explicit Euler step must be shorter than 2 over the largest curvature, which the samples of nearly least margin make steep. s
-    stages, one gradient each, arranged by Chebyshev polynomials, are stable over about s²/2 times that, to the same first order
-    (van der Houwen and Sommeijer, 1980; damping 0.05). A step is to add a `growth`-th to log 1/L, in the time τ = ∫ lr L dt, in which
-    dw/dτ = -h ⊙ ∂ log L. A run whose log L falls by less than half of that stays where it was, with more stages the next time:
-    `steep` (runs,) is the squared number of stages for a log L of one. Needs log L < 0.
+    stages, one gradient each, arranged by Chebyshev polynomials, are stable over about s² times that, to the same first order
+    (van der Houwen and Sommeijer, 1980; damping 0.05). A step is to add the share `reach` (runs,) to log 1/L, `growth` at most, in the time
+    τ = ∫ lr L dt, in which dw/dτ = -h ⊙ ∂ log L. A run whose log L would rise stays where it was and tries half of the step; where it
+    falls by less than a quarter of that, the next step has more stages: `steep` (runs,) is their square for a fall of one. `overflow` says that no
+    step, however short, falls any more. Needs log L < 0.
     """
 
     damping = 0.05
 
-    def __init__(self, problem, conditioner, w, lr=1.0, growth=0.05, S=None, log_t=-np.inf, gradient=None, steep=64.0):
+    def __init__(self, problem, conditioner, w, lr=1.0, growth=0.05, S=None, log_t=-np.inf, gradient=None, steep=64.0, reach=1.0):
         super().__init__(problem, conditioner, w, lr, S=S, log_t=log_t, gradient=gradient)
-        self.growth, self.steep, self.stages = growth, np.full(len(self.w), steep), 0
+        self.growth, self.stages = growth, 0
+        self.steep, self.reach = np.full(len(self.w), steep), np.minimum(np.full(len(self.w), reach), growth)
 
     def step(self):
         with np.errstate(all="ignore"):
-            fall = -self.growth * self.log_loss
+            fall = -self.reach * self.log_loss
             tau = (fall / (self.h * self.u * self.u).sum(-1))[:, None]
-            self.stages = s = int(max(2, np.sqrt((self.steep * fall)[self.alive].max()))) + 1
+            self.stages = s = int(max(2, np.sqrt((self.steep * fall * self.alive).max()))) + 1
             w_0 = 1 + self.damping / s**2
             T, slope = [1.0, w_0], [0.0, 1.0]  # Chebyshev polynomials and their derivatives at w_0
             for _ in range(s - 1):
@@ -209,7 +211,11 @@ class LateFlow(Flow):
             log_loss, u = self.problem.gradient(w)
             fell = self.log_loss - log_loss
             good = self.alive & (fell > 0)
-            self.steep = self.steep * np.where(fell > fall / 2, 0.97, 1.5)
+            # at a kink of Φ neither more stages nor shorter steps make a full fall, so that both have an end
+            self.steep = np.minimum(self.steep * np.where(fell > fall / 4, 0.97, 1.5), 2000)
+            self.reach = np.where(good, np.minimum(1.2 * self.reach, self.growth), self.reach / 2)
+            self.overflow |= self.reach < 1e-9
+            self.alive &= ~self.overflow
             # dt = dτ / (lr L), with log L falling evenly along the step
             log_dt = np.log(tau[:, 0]) - np.log(self.lr) - log_loss + np.log(-np.expm1(-fell) / fell)
             self.log_t = np.where(good, np.logaddexp(self.log_t, log_dt), self.log_t)

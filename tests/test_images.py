@@ -135,7 +135,7 @@ def test_bad_image_files_end_in_one_line_and_status_2(tmp_path, capsys, name):
     [
         ["margin", "--width", "8,16"], ["margin", "--width", "8,0,4"], ["margin", "--train", "0"], ["margin", "--epsilons", "1,2"],
         ["epsilon", "--epsilons", "1e-3"], ["epsilon", "--epsilons", "1,1"], ["epsilon", "--epsilons", "0,1"], ["epsilon", "--eps", "1"],
-        ["margin", "--train", "5001"], ["margin", "--seeds", "0"], ["margin", "--dask", "nowhere"], ["margin", "--out", "/dev/null/x"],
+        ["margin", "--steps", "1" + 400 * "0"], ["margin", "--train", "5001"], ["margin", "--seeds", "0"], ["margin", "--dask", "nowhere"], ["margin", "--out", "/dev/null/x"],
     ],
 )  # fmt: skip
 def test_bad_flags_end_in_one_line_and_status_2(tmp_path, capsys, flags):
@@ -310,7 +310,7 @@ def test_verdicts_follow_the_rule(differences, answer):
     assert verdict(np.array(differences, float))[0] == answer
 
 
-def test_values_at_a_training_loss_are_linear_between_records_and_from_the_last_fall():
+def test_values_at_a_training_loss_are_linear_between_records_and_from_the_first_fall():
     result = {"log_loss": np.array([5.0, 1.0, 3.0, -1.0, -2.0]), "margin": np.array([0.0, 4.0, 2.0, 6.0, 9.0])}
     assert [at_level(result, "margin", level) for level in (9.0, 2.0, 0.0, -1.0, -1.5, -2.0, -9.0)] == [0.0, 3.0, 5.0, 6.0, 7.5, 9.0, 9.0]
 
