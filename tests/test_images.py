@@ -136,7 +136,7 @@ def test_bad_image_files_end_in_one_line_and_status_2(tmp_path, capsys, name):
         ["margin", "--width", "8,16"], ["margin", "--width", "8,0,4"], ["margin", "--train", "0"], ["margin", "--epsilons", "1,2"],
         ["epsilon", "--epsilons", "1e-3"], ["epsilon", "--epsilons", "1,1"], ["epsilon", "--epsilons", "0,1"], ["epsilon", "--eps", "1"],
         ["margin", "--train", "5001"], ["margin", "--steps", "1" + 400 * "0"],
-       , ["margin", "--seeds", "0"], ["margin", "--dask", "nowhere"], ["margin", "--out", "/dev/null/x"],
+        ["margin", "--seeds", "0"], ["margin", "--dask", "nowhere"], ["margin", "--out", "/dev/null/x"],
     ],
 )  # fmt: skip
 def test_bad_flags_end_in_one_line_and_status_2(tmp_path, capsys, flags):
