@@ -151,8 +151,9 @@ def margin(path, results):
     figure, ((loss, size), (accuracy, fair)) = plt.subplots(2, 2, figsize=(10, 7), layout="constrained")
     for (optimizer,), group in groups(discrete, "optimizer").items():
         style = {"color": COLOURS[optimizer], "label": NAMES[optimizer]}
-        column = lambda key: np.array([r[key] for r in group])  # noqa: E731
-        steps, separated = group[0]["step"], (column("margin") > 0).all(0)
+        steps = sorted(set.intersection(*(set(r["step"].tolist()) for r in group)))  # those that all seeds recorded
+        column = lambda key: np.array([r[key][np.isin(r["step"], steps)] for r in group])  # noqa: E731
+        steps, separated = np.array(steps), (column("margin") > 0).all(0)
         band(loss, steps, column("log_loss"), **style)
         band(size, steps[separated], column("margin")[:, separated], **style)
         band(accuracy, steps, 100 * column("test_accuracy"), **style)

@@ -190,6 +190,12 @@ def test_margin_writes_what_design_says(tiny):
     assert sorted(p.name for p in tiny.iterdir()) == ["margin.json", "margin.png", "margin.runs"]
 
 
+def test_seeds_that_recorded_different_steps_are_drawn_together(tmp_path):
+    assert main(["margin", *TINY, "--seeds", "2", "--jobs", "1", "--out", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "margin.json").read_text())["results"]
+    assert len({tuple(r["step"]) for r in results}) > 1
+
+
 def test_jobs_do_not_show(tiny, tmp_path):
     assert main(["margin", *TINY, "--jobs", "2", "--flow", "--out", str(tmp_path)]) == 0
     assert without_seconds(tmp_path / "margin.json") == without_seconds(tiny / "margin.json")
