@@ -247,6 +247,26 @@ def read_images(path, train, test):
     return [arrays[key] for key in IDX_FILES]
 
 
+# ---------------------------------------------------------------------------------------------- output
+
+
+class Progress:
+    """The share of all work that is done, with the time left, on stderr if that is a terminal: for `runs.spread` and `runs.resume`."""
+
+    def __init__(self, label):
+        self.label, self.begun, self.first = label, time.monotonic(), None
+
+    def __call__(self, shares):
+        if not (shares and sys.stderr.isatty()):
+            return
+        share = sum(shares) / len(shares)
+        self.first = share if self.first is None else self.first
+        left = math.inf if share == self.first else (time.monotonic() - self.begun) / (share - self.first) * (1 - share)
+        when = "" if left == math.inf else f", about {left / 60:.0f} min left" if left > 90 else f", about {left:.0f} s left"
+        text = f"{self.label}: {shares.count(1.0)} of {len(shares)} done, {100 * share:.0f} %{when}"
+        print(f"\r{text:75}", end="\n" if share == 1 else "", file=sys.stderr, flush=True)
+
+
 # ---------------------------------------------------------------------------------------------- direction
 
 
@@ -316,12 +336,8 @@ def direction(args):
     size = build_model(args.model, x.shape[1], minibias.classes(y)).size
     if "limit" in args.forms and size > LARGEST_LIMIT:
         raise ValueError(f"form limit needs {LARGEST_LIMIT} parameters at most, not {size}: use --forms discrete,flow")
-    results = []
     tasks = [(args, optimizer, x, y) for optimizer in args.optimizers]
-    for done in runs.spread(direction_job, tasks, args.jobs):
-        results += done
-        if sys.stderr.isatty():
-            print(f"{done[0]['optimizer']}: done", file=sys.stderr)
+    results = [result for done in runs.spread(direction_job, tasks, args.jobs, Progress("direction")) for result in done]
     print(f"{'optimizer':9} {'form':8} {'separated':>9} {'angle of h to (1, ..., 1)':>25} {'normalised margin':>31}  seconds")
     print(f"{'':9} {'':8} {'runs':>9} {'median':>12} {'largest':>12} {'median':>9} {'smallest':>10} {'largest':>10}")
     for r in results:
@@ -597,14 +613,7 @@ def claim_rows(args, measures, qian):
             m["discrete_fall"].max(), "<=", -0.35)  # fmt: skip
         if optimizer == "adagrad":
             # what is left of ∫ g² after log L = -25 is of the order e^-25 = 1e-11
-            add(
-                f"h_exists.flow.{tag}",
-                "Proof Sketch",
-                "relative change of h from log L = -25 to -50, largest",
-                m["settled"].max(),
-                "<=",
-                1e-8,
-            )
+            add(f"h_exists.flow.{tag}", "Proof Sketch", "relative change of h from log L = -25 to -50, largest", m["settled"].max(), "<=", 1e-8)
             add(f"h_positive.flow.{tag}", "Proof Sketch", "smallest component of h_∞", m["h"].min(), ">=", 1e-6)
             # g_t² ~ 1/t² makes the ratio 1/2, a divergent sum of 1/t would make it 1: three quarters is between
             add(f"h_exists.discrete.{tag}", "Proof Sketch", "(S_2T - S_T) / (S_T - S_T/2) at T = 5,000, median",
@@ -622,14 +631,7 @@ def claim_rows(args, measures, qian):
         add(f"square_integrable.{tag}", "Proof Sketch", "share of ∫ ||∂L||² dt after log L = -25, largest",
             (m["late_square"] / m["square"]).max(), "<=", 1e-8)  # fmt: skip
         # central differences with a step of 1e-6 are good to about 1e-9
-        add(
-            f"agf.{tag}",
-            "Proof Sketch",
-            "dv/dt = -β ⊙ ∂L̃(v), relative defect against differences",
-            m["flow_of_v"].max(),
-            "<=",
-            1e-6,
-        )
+        add(f"agf.{tag}", "Proof Sketch", "dv/dt = -β ⊙ ∂L̃(v), relative defect against differences", m["flow_of_v"].max(), "<=", 1e-6)
         add(f"beta_to_one.{tag}", "Proof Sketch", "|β - 1| at log L = -25, largest", m["settled"].max(), "<=", 1e-8)
         # the same e^-25; a variation that diverged would go on at its pace
         add(f"beta_variation.{tag}", "Proof Sketch", "total variation of log β after log L = -25, largest",
@@ -638,14 +640,7 @@ def claim_rows(args, measures, qian):
         add(f"surrogate.{tag}", "Proof Sketch", "smallest surrogate margin over its first value, over the proof's bound, smallest",
             (m["surrogate"] / m["floor"]).min(), ">=", 0.98)  # fmt: skip
         # one support vector gives -1/2, two give -1; 0.1 and 0.2 for the fit over five decades
-        add(
-            f"epsilon_falls.{tag}",
-            "Proof Sketch",
-            "slope of ε_i in log 1/L from 1e3 to 1e8, largest",
-            m["slopes"].max(),
-            "<=",
-            -0.4,
-        )
+        add(f"epsilon_falls.{tag}", "Proof Sketch", "slope of ε_i in log 1/L from 1e3 to 1e8, largest", m["slopes"].max(), "<=", -0.4)
         add(f"epsilon_rate.{tag}", "Proof Sketch", "the same, smallest", m["slopes"].min(), ">=", -1.2)
         # δ is at most log(N) / log(1/L) up to a constant
         add(f"delta_falls.{tag}", "Proof Sketch", "δ_i at log 1/L = 1e8, largest", m["delta"].max(), "<=", 1e-6)
@@ -689,29 +684,13 @@ def claim_rows(args, measures, qian):
     related_rows(args, add, *qian)
     spread = {o: minibias.norm(unit(measures[o, "exp"]["h"]) - unit(measures[o, "exp"]["h"])[0]).max() for o in CONDITIONERS}
     seen = "observation"
-    add(
-        "h_varies.adagrad",
-        "Directions of h_∞",
-        "distance between directions of h_∞, largest from run 0",
-        spread["adagrad"],
-        ">=",
-        0.1,
-        seen,
-    )
+    add("h_varies.adagrad", "Directions of h_∞", "distance between directions of h_∞, largest from run 0", spread["adagrad"], ">=", 0.1, seen)
     ends = measures["adagrad", "exp"]["w"] * np.sign(measures["adagrad", "exp"]["w"][:, 2:])
     alike = np.sign(measures["adagrad", "exp"]["w"][:, 2]) == np.sign(measures["adagrad", "exp"]["w"][0, 2])
     add("direction_varies.adagrad", "Directions of h_∞", "distance between limit directions with one sign of v, largest from run 0",
         minibias.norm(ends[alike] - ends[alike][:1]).max(), ">=", 0.1, seen)  # fmt: skip
     for o in ("rmsprop", "adam"):
-        add(
-            f"h_varies.{o}",
-            "Directions of h_∞",
-            "distance between directions of h_∞, largest from run 0",
-            spread[o],
-            "<=",
-            1e-8,
-            seen,
-        )
+        add(f"h_varies.{o}", "Directions of h_∞", "distance between directions of h_∞, largest from run 0", spread[o], "<=", 1e-8, seen)
         m, ada = measures[o, "exp"], measures["adagrad", "exp"]
         add(f"faster_than_adagrad.{o}", "Discussions", f"sign test that it separates sooner than AdaGrad at learning rate 0.1, medians "
             f"{np.median(m['first']):g} and {np.median(ada['first']):g} steps", sign_test(m["first"], ada["first"]), "<=", 0.01, seen)  # fmt: skip
@@ -752,7 +731,7 @@ def claims(args):
     x, y = default_data(args.seed)
     keys = [(optimizer, loss) for optimizer in args.optimizers for loss in minibias.LOSSES]
     tasks = [(claims_job, args, *key, x, y) for key in keys] + [(qian_job, lr) for lr in QIAN_RATES]
-    measured = list(runs.spread(call, tasks, args.jobs))
+    measured = runs.spread(call, tasks, args.jobs, Progress("claims"))
     measures = dict(zip(keys, measured))
     rows = claim_rows(args, measures, measured[len(keys) :])
     for row in rows:
@@ -811,17 +790,17 @@ def train_job(task, state, seconds):
     flow = task["form"] == "flow"
     problem, test = image_problems(task, np.float64 if flow else np.float32)
     conditioner = CONDITIONERS[task["optimizer"]](task["eps"], task["b"])
-    at = state or task["start"] or {"w": problem.model.init(np.random.default_rng([task["seed"], 1]), 1), "S": None}
-    made, rows, spent = (int(state["made"]), list(state["rows"]), float(state["seconds"])) if state else (0, [], 0.0)
+    begin = task["start"] or {"w": problem.model.init(np.random.default_rng([task["seed"], 1]), 1), "S": None}
+    fresh = {"w": begin["w"], "S": begin["S"], "log_t": math.log(task["steps"]), "steep": 64.0, "reach": 1.0}
+    at = state or fresh | {"made": 0, "rows": (), "seconds": 0.0}
+    made, rows, spent = int(at["made"]), list(at["rows"]), float(at["seconds"])
     gradient = (state["log_loss"], state["u"]) if state else None
     late = min(FLOW_LATE, math.log(task["eps"]) / 2 - 15)
     if not flow:
         run = optimizers.Discrete(problem, conditioner, at["w"], task["lr"], at["S"], made, gradient)
         recorded = set(np.geomspace(1, task["steps"], 50).round())
     else:
-        log_t = state["log_t"] if state else math.log(task["steps"])
-        run = optimizers.Flow(problem, conditioner, at["w"], task["lr"], FLOW_C, at["S"], log_t, gradient)
-    pace = {"steep": state["steep"], "reach": state["reach"]} if state else {"steep": 64.0, "reach": 1.0}
+        run = optimizers.Flow(problem, conditioner, at["w"], task["lr"], FLOW_C, at["S"], at["log_t"], gradient)
 
     def record():
         w = unit(run.w)
@@ -830,11 +809,11 @@ def train_job(task, state, seconds):
 
     if flow and not state:
         record()
-    ended, until = False, time.monotonic() + seconds
-    while not ended and (time.monotonic() < until or made == (state or {"made": 0})["made"]):
+    ended, first, until = False, made, time.monotonic() + seconds
+    while not ended and (made == first or time.monotonic() < until):
         if flow and run.log_loss[0] < late and not isinstance(run, optimizers.LateFlow):
-            now = (run.S, run.log_t, (run.log_loss, run.u))
-            run = optimizers.LateFlow(problem, conditioner, run.w, task["lr"], 0.05, *now, **pace)
+            now = (run.S, run.log_t, (run.log_loss, run.u), at["steep"], at["reach"])
+            run = optimizers.LateFlow(problem, conditioner, run.w, task["lr"], 0.05, *now)
         start = time.perf_counter()
         run.step()
         spent += time.perf_counter() - start
@@ -846,30 +825,11 @@ def train_job(task, state, seconds):
             record()  # often enough to see where log L falls through a level for the first time
     share = np.clip(run.log_loss[0] / FLOW_END, 0, 1) if flow else made / task["steps"]
     return {
-        "w": run.w, "S": run.S, "u": run.u, "log_loss": run.log_loss, "log_t": getattr(run, "log_t", 0.0),
-        **{name: getattr(run, name, value) for name, value in pace.items()},
+        "w": run.w, "S": run.S, "u": run.u, "log_loss": run.log_loss,
+        **{name: getattr(run, name, at[name]) for name in ("log_t", "steep", "reach")},
         "made": made, "rows": np.array(rows).reshape(-1, len(RECORDS)), "seconds": spent, "overflow": run.overflow[0],
         "done": ended, "share": 1.0 if ended else share,
     }  # fmt: skip
-
-
-class Progress:
-    """The share of all work that is done, with the time left, on stderr if that is a terminal."""
-
-    def __init__(self, label):
-        self.label, self.begun, self.first = label, time.monotonic(), None
-
-    def __call__(self, states):
-        shares = [0.0 if state is None else float(state["share"]) for state in states.values()]
-        share = sum(shares) / len(shares)
-        if self.first is None:
-            self.first = share - 1e-9
-        left = (time.monotonic() - self.begun) / (share - self.first) * (1 - share)
-        if sys.stderr.isatty():
-            when = "" if left > 1e6 else f", about {left / 60:.0f} min left" if left > 90 else f", about {left:.0f} s left"
-            end = "\n" if share == 1 else ""
-            text = f"{self.label}: {shares.count(1.0)} of {len(shares)} runs done, {100 * share:.0f} %{when}"
-            print(f"\r{text:75}", end=end, file=sys.stderr, flush=True)
 
 
 def image_study(args, title, pairs, keys):
@@ -1066,7 +1026,7 @@ def crossover(args):
         "distance": minibias.norm(directions[0] - directions[1]),
     }
     tasks = [(args, problem, optimizer, eps, directions) for optimizer in args.optimizers for eps in args.epsilons]
-    results = list(runs.spread(crossover_job, tasks, args.jobs))
+    results = runs.spread(crossover_job, tasks, args.jobs, Progress("crossover"))
     print(f"ℓ∞ max margin {margin:.6g}, duality gap {predictions['linf']['gap']:.1e}")
     print(f"L2 max margin {predictions['l2']['margin']:.6g}, KKT residual {predictions['l2']['kkt_residual']:.1e}")
     print(f"distance between the two directions {predictions['distance']:.4f}")

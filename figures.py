@@ -50,7 +50,7 @@ def strips(axes, results, key, label):
         values = key(r)
         spots = place + jitter(len(values), 0.5 / len(forms))
         axes.plot(spots, values, MARKS[r["form"]], color=COLOURS[r["optimizer"]], ms=4, mfc="none", alpha=0.7)
-    axes.set_xticks(range(len(optimizers)), [NAMES[o].replace(" ", "\n") for o in optimizers], fontsize=9)
+    axes.set_xticks(range(len(optimizers)), [NAMES[o].replace(" ", "\n") for o in optimizers], fontsize=8)
     axes.set(ylabel=label, xlim=(-0.6, len(optimizers) - 0.4))
     axes.grid(axis="y", color="0.9")
 

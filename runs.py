@@ -125,10 +125,15 @@ def executor(jobs, tasks, dask=None):
             raise OSError("a worker process was killed, perhaps for want of memory; fewer --jobs need less") from None
 
 
-def spread(job, tasks, jobs):
-    """job(task) for every task in order, lazily, over `jobs` processes; 1 stays in this process."""
+def spread(job, tasks, jobs, report=lambda shares: None):
+    """The list of job(task) for every task, over `jobs` processes; 1 stays in this process. `report` as in `resume`."""
+    results = []
     with executor(jobs, len(tasks)) as (pool, _):
-        yield from pool.map(job, tasks)
+        report([0.0] * len(tasks))
+        for result in pool.map(job, tasks):
+            results.append(result)
+            report([1.0] * len(results) + [0.0] * (len(tasks) - len(results)))
+    return results
 
 
 def fingerprint(*parts):
@@ -163,21 +168,24 @@ def load_state(path, stamp):
         return dict(arrays)
 
 
-def resume(job, tasks, folder, stamp, jobs, dask=None, fresh=False, report=lambda states: None):
+def resume(job, tasks, folder, stamp, jobs, dask=None, fresh=False, report=lambda shares: None):
     """Take every task to its end, in pieces of some ten seconds with a checkpoint after each: a dict name -> final state.
 
     job      job(task, state or None, seconds) goes on for about so many seconds and returns the new state, a dict of arrays in which
-             `done` says whether the task is finished; where the pieces end must not matter to any number in it
+             `done` says whether the task is finished, and `share` about how much of it is; where the pieces end must not matter to
+             any number in it
     tasks    a dict name -> task
     folder   where the states are kept; only this process writes there, so that whatever a killed one leaves running harms nothing
     stamp    32 bytes; states with another stamp count as missing. `fresh` does not look for any
-    report   is called with all states so far (None for what has not begun) after every piece
+    report   is called with the share of every task that is done, at the start and after every piece
     """
     folder = prepare(folder)
     stamps = {name: hashlib.sha256(stamp + name.encode()).digest() for name in tasks}
     states = {name: None if fresh else load_state(folder / name, stamps[name]) for name in tasks}
     waiting = [name for name in tasks if states[name] is None]
     waiting = [name for name in tasks if states[name] and not states[name]["done"]] + waiting
+    shares = lambda: [0.0 if state is None else float(state["share"]) for state in states.values()]  # noqa: E731
+    report(shares())
     with executor(jobs, len(waiting), dask if waiting else None) as (pool, at_once):
         under_way = {}
         while waiting or under_way:
@@ -190,5 +198,5 @@ def resume(job, tasks, folder, stamp, jobs, dask=None, fresh=False, report=lambd
                 save_state(folder / name, states[name], stamps[name])
                 if not states[name]["done"]:
                     waiting.insert(0, name)
-            report(states)
+            report(shares())
     return states

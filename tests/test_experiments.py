@@ -229,6 +229,23 @@ def test_help_names_every_flag(capsys):
     assert "example:" in text
 
 
+def test_progress_goes_to_a_terminal_alone_and_tells_the_time_left(monkeypatch, capsys):
+    clock = iter(range(0, 1000, 10))  # seconds
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    for terminal in (False, True):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        progress = experiments.Progress("study")
+        for shares in ([0.0, 0.5], [1.0, 0.5], [1.0, 1.0]):  # half of the work in ten seconds leaves five for the last quarter
+            progress(shares)
+        lines = [line.strip() for line in capsys.readouterr().err.split("\r")]
+        assert (
+            lines
+            == ["", "study: 0 of 2 done, 25 %", "study: 1 of 2 done, 75 %, about 5 s left", "study: 2 of 2 done, 100 %, about 0 s left"][
+                : 4 if terminal else 1
+            ]
+        )
+
+
 def test_leftovers_of_killed_processes_are_swept(tmp_path):
     dead = tmp_path / f".direction.json.999999999.{'0' * 32}.tmp"
     dead.write_text("half")
