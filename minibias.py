@@ -39,7 +39,7 @@ def check_data(x, y):
 @primitive
 def contrast(phi, label, other):
     """Φ_{y_i} - Φ_j for every sample i and class j != y_i: (..., N, K) -> (..., N (K-1)), by flat places in (N, K)."""
-    flat = phi.reshape(*phi.shape[:-2], -1)
+    flat = phi.reshape(*phi.shape[:-2], phi.shape[-2] * phi.shape[-1])  # no -1: there may be no runs
     return flat[..., label] - flat[..., other]
 
 
@@ -157,7 +157,7 @@ class Problem:
             each = log_logistic(q)
             log_loss, e, total = log_sum_exp(-each)
             return log_loss, e * logistic_weight(q, each), total
-        lowest, shares, sums = log_sum_exp(q.reshape(*q.shape[:-1], -1, self.outputs - 1))
+        lowest, shares, sums = log_sum_exp(q.reshape(*q.shape[:-1], len(self.y), self.outputs - 1))
         each = log_logistic(-lowest)
         log_loss, e, total = log_sum_exp(-each)
         return log_loss, ((e * logistic_weight(-lowest, each))[..., None] * (shares / sums)).reshape(*q.shape), total
@@ -292,9 +292,9 @@ def least_norm(G, c):
         target = np.append(np.zeros(G.shape[1]), 1.0)
         multipliers = nnls(E, target)
         residual = target - E @ multipliers
-        if residual[-1] < 1e-13:
+        if norm(residual) < 1e-13:
             raise NotSeparable(multipliers / (multipliers @ c))
-        v = -residual[:-1] / residual[-1]
+        v = -residual[:-1] / (residual @ residual)  # which is the residual's last entry, without its cancellation
         if 0.3 < norm(v) < 3:
             break
         size *= norm(v)
@@ -334,7 +334,8 @@ def predict_linf(problem):
 
     Returns w (p,), multipliers λ >= 0 (N,) of sum 1 and `unique`, which if true proves that there is no other such w. By linear
     duality min_i q_i(w) <= ||Σ λ_i z_i||_1 with z_i = ∂q_i for any such w and λ: equality certifies both. The λ come from the simplex
-    method on min Σ_j (a_j + b_j) s.t. Σ λ_i z_i = a - b, all >= 0, with Bland's rule, which cannot cycle; w is its dual, a vertex.
+    method on min Σ_j (a_j + b_j) s.t. Σ λ_i z_i = a - b, all >= 0; w is its dual, a vertex. A nudge of the right-hand side by 1e-10
+    leaves no vertex degenerate, so that it cannot cycle; the reduced costs, and so the last basis, do not depend on it.
     Raises NotSeparable for data that the model cannot separate, ValueError for a model of degree above 1.
     """
     p = problem.model.size
@@ -345,16 +346,19 @@ def predict_linf(problem):
     N = len(Z)
     A = np.vstack([np.hstack([Z.T, -np.eye(p), np.eye(p)]), np.append(np.ones(N), np.zeros(2 * p))])
     cost, target = np.append(np.zeros(N), np.ones(2 * p)), np.append(np.zeros(p), 1.0)
-    basis = np.append(0, N + np.arange(p) + p * (Z[0] < 0))  # λ_1 = 1
+    nudged = target + np.append(1e-10 * np.random.default_rng(0).uniform(-1, 1, p), 0)
+    basis = np.append(0, N + np.arange(p) + p * (Z[0] < nudged[:p]))  # λ_1 = 1
     while True:
-        x, dual = np.linalg.solve(A[:, basis], target), np.linalg.solve(A[:, basis].T, cost[basis])
-        descent = np.flatnonzero(cost - dual @ A < -1e-12)
-        if not len(descent):
+        dual = np.linalg.solve(A[:, basis].T, cost[basis])
+        reduced = cost - dual @ A
+        reduced[basis] = 0  # but for rounding, which could let a column replace itself for ever
+        new = reduced.argmin()
+        if reduced[new] >= -1e-12:
             break
-        column = np.linalg.solve(A[:, basis], A[:, descent[0]])
-        ratios = np.where(column > 1e-12, np.maximum(x, 0) / np.where(column > 1e-12, column, 1), np.inf)
-        tied = np.flatnonzero(ratios <= ratios.min() + 1e-14)
-        basis[tied[basis[tied].argmin()]] = descent[0]
+        x, column = np.linalg.solve(A[:, basis], np.stack([nudged, A[:, new]], 1)).T
+        ratios = np.where(column > 1e-9, np.maximum(x, 0) / np.where(column > 1e-9, column, 1), np.inf)
+        basis[ratios.argmin()] = new
+    x = np.linalg.solve(A[:, basis], target)
     multipliers = np.zeros(N + 2 * p)
     multipliers[basis] = np.maximum(x, 0)
     if dual[-1] < 1e-13:

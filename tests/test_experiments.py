@@ -108,6 +108,13 @@ def test_three_classes(tmp_path):
     assert status == 0 and content["results"][1]["separated"] == [True] * 4
 
 
+def test_runs_that_all_overflow_are_reported_for_several_classes_too(tmp_path):
+    np.savez(tmp_path / "huge.npz", x=1e9 * np.array([[1.0, 0], [-1, 1], [-1, -1]]), y=np.arange(3))
+    status, content = run(tmp_path, "--data", str(tmp_path / "huge.npz"), "--model", "linear", "--optimizers", "adagrad")
+    limit = content["results"][-1]
+    assert status == 0 and limit["form"] == "limit" and limit["status"] == ["overflow"] * 4 and limit["direction_error"] == [None] * 4
+
+
 def test_no_separation_is_said_plainly_and_is_no_error(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("optimizers.SEPARATES_WITHIN", 100)
     (tmp_path / "d.csv").write_text("1,0,1\n1,0,-1\n0,1,1\n")

@@ -186,6 +186,13 @@ def test_data_that_no_line_through_0_separates_are_refused_with_a_proof():
     np.testing.assert_allclose(multipliers @ (y[:, None] * x), 0, atol=1e-12)
 
 
+@pytest.mark.parametrize("margin", 10.0 ** np.arange(-11, 3, 2))
+def test_a_margin_that_is_tiny_beside_the_data_is_found_and_not_taken_for_none(margin):
+    """Two opposite points of length 1, lifted by the margin: the least w is (0, 1 / margin)."""
+    problem = Problem(Linear(2), np.array([[1, margin], [1, -margin]]), np.array([1, -1]))
+    np.testing.assert_allclose(predict(problem, np.zeros((1, 2)), np.ones((1, 2)))[0] * margin, [0, 1], atol=1e-14 / min(margin, 1))
+
+
 def test_neuron_prediction_is_the_weighted_svm_direction_with_v_in_balance():
     """v⁴ = h_v M² at the optimum, M the h-weighted norm of the support vector machine on σ(x), by elimination of v."""
     x, y = default_data(0)
@@ -262,6 +269,28 @@ def test_linf_prediction_against_a_linear_program_solved_by_another_route(seed, 
     assert lattice or unique
     if unique:
         np.testing.assert_allclose(w, solved.x[:d], atol=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_linf_prediction_for_several_classes_among_degenerate_vertices(seed):
+    """Points that coincide, or lie on a lattice, make the simplex method cycle unless something forbids it."""
+    optimize = pytest.importorskip("scipy.optimize")
+    rng = np.random.default_rng(seed)
+    classes, d, y = 3 + seed % 3, 3 + seed % 5, np.arange(30) % (3 + seed % 3)
+    x = 3 * rng.normal(size=(classes, d))[y] + rng.normal(size=(30, d))
+    x = np.round(2 * x) if seed % 2 else x[y]
+    problem = Problem(Linear(d, classes), x, y)
+    Z = problem.jacobian(np.zeros((1, classes * d)))[0]
+    bounds, slack = [(-1, 1)] * Z.shape[1] + [(None, None)], np.ones((len(Z), 1))
+    best = -optimize.linprog(np.append(np.zeros(Z.shape[1]), -1), np.hstack([-Z, slack]), np.zeros(len(Z)), bounds=bounds).fun
+    if best < 1e-9:
+        with pytest.raises(NotSeparable):
+            minibias.predict_linf(problem)
+        return
+    w, multipliers, _ = minibias.predict_linf(problem)
+    np.testing.assert_allclose(problem.margins(w).min(), best, rtol=1e-9)
+    np.testing.assert_allclose(np.abs(multipliers @ Z).sum(), best, rtol=1e-9)
+    assert multipliers.min() >= 0 and abs(multipliers.sum() - 1) < 1e-9 and np.abs(w).max() <= 1 + 1e-12
 
 
 def test_linf_prediction_says_where_it_may_not_be_the_only_one_and_what_it_refuses():
