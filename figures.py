@@ -20,6 +20,12 @@ def save(figure, path):
     plt.close(figure)
 
 
+def name_above(figure, optimizers, **style):
+    """A legend of the optimizers' colours above all panels."""
+    lines = [plt.Line2D([], [], color=COLOURS[o], label=NAMES[o], **style) for o in optimizers]
+    figure.legend(handles=lines, loc="outside upper center", ncols=len(lines), frameon=False)
+
+
 def jitter(n, width=0.25):
     """Offsets that spread n marks evenly, the same ones every time."""
     return width * ((np.arange(n) * 0.618034) % 1 - 0.5)
@@ -61,18 +67,18 @@ def normals(w):
 
 
 def decisions(axes, x, y, results):
-    """The data, and outside them the unit normal of every run's decision line, one circle per optimizer."""
+    """The data, and outside them the unit normal of every run's decision line at the end of the last form, one circle per optimizer."""
     for label, mark, face in ((1, "s", "0.35"), (-1, "o", "none")):
         axes.plot(*x[y == label].T, mark, ms=3.5, mec="0.35", mfc=face, mew=0.8, label=f"y = {label:+d}")
     reach = np.linalg.norm(x, axis=1).max()
     optimizers = list(dict.fromkeys(r["optimizer"] for r in results))
     for k, optimizer in enumerate(optimizers):
-        w = np.concatenate([r["w"] for r in results if r["optimizer"] == optimizer])
+        w = [r["w"] for r in results if r["optimizer"] == optimizer][-1]
         axes.plot(*(reach * (1.12 + 0.1 * k) * normals(w)).T, "o", ms=3, color=COLOURS[optimizer], alpha=0.6, label=NAMES[optimizer])
     predicted = np.array([u for r in results for u in r.get("predicted", ()) if u[0] is not None], float).reshape(-1, 3)
     if len(predicted):
         axes.plot(*(reach * (1.12 + 0.1 * len(optimizers)) * normals(predicted)).T, "d", ms=4, mfc="none", color="#CC79A7", label="predicted")
-    axes.plot([], [], " ", label="(normals of\ndecision lines)")
+    axes.plot([], [], " ", label=f"(normals of the\ndecision lines,\n{results[-1]['form']}; a circle\nper optimizer)")
     span = reach * (1.25 + 0.1 * len(optimizers))
     axes.set(aspect="equal", xlim=(-span, span), ylim=(-span, span), xlabel="$x_1$", ylabel="$x_2$")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
@@ -99,7 +105,7 @@ def direction(path, x, y, results):
         strips(left[1], limits, known, "distance of the limit's direction\nto the predicted one")
         left[1].set_yscale("log")
     left = left[0]
-    strips(left, results, lambda r: r["margin"], r"normalised margin $q_{\min}/\|w\|^L$")
+    strips(left, results, lambda r: r["margin"], r"normalised margin $q_{\min}/\|w\|^D$")
     for form in dict.fromkeys(r["form"] for r in results):
         left.plot([], [], MARKS[form], color="0.3", mfc="none", label=form)
     left.legend(fontsize=8, ncols=3, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
@@ -108,12 +114,12 @@ def direction(path, x, y, results):
 
 def claims(path, measures, levels):
     """The proof at work, run 0 of every optimizer with the exponential loss."""
-    figure, (time, surrogate, beta, kkt) = plt.subplots(1, 4, figsize=(13, 3.6), layout="constrained")
+    figure, ((time, surrogate), (beta, kkt)) = plt.subplots(2, 2, figsize=(9.5, 7.2), layout="constrained")
     for (optimizer, loss), m in measures.items():
         if loss != "exp":
             continue
         log_t, log_loss, margin, h = (np.array(column) for column in zip(*m["path"]))
-        style = {"color": COLOURS[optimizer], "label": NAMES[optimizer], "lw": 3 if optimizer == "rmsprop" else 1.5}
+        style = {"color": COLOURS[optimizer], "lw": 3.5 if optimizer == "rmsprop" else 1.5}  # Adam's line often lies on RMSProp's
         time.plot(log_t[1:] / np.log(10), log_loss[1:], **style)
         positive = log_loss < -1
         surrogate.plot(-log_loss[positive], margin[positive] / margin[positive][0], **style)
@@ -122,12 +128,14 @@ def claims(path, measures, levels):
         kkt.plot(levels, m["epsilons"], **style)
         kkt.plot(levels, np.where(m["deltas"] > 1e-16, m["deltas"], np.nan), ls="--", color=COLOURS[optimizer])
     kinds = [kkt.plot([], [], dash, color="0.3", label=name)[0] for dash, name in (("-", r"$\varepsilon_i$"), ("--", r"$\delta_i$"))]
-    time.set(xlabel=r"$\log_{10} t$ (steps)", ylabel=r"$\log L$")
-    surrogate.set(xlabel=r"$\log 1/L$", ylabel="surrogate margin / first value", xscale="log", yscale="log")
-    beta.set(xlabel=r"$\log 1/L$", ylabel=r"$\max_j |\beta_j - 1|$", yscale="log")
-    kkt.set(xlabel=r"$\log 1/L$", ylabel="KKT defects of the proof", xscale="log", yscale="log")
-    time.legend(fontsize=8, frameon=False)
+    time.set(xlabel=r"$\log_{10} t$ (steps)", ylabel=r"$\log L$", title="the loss tends to 0")
+    surrogate.set(
+        xlabel=r"$\log 1/L$", ylabel="surrogate margin / first value", xscale="log", yscale="log", title="the surrogate margin is bounded below"
+    )
+    beta.set(xlabel=r"$\log 1/L$", ylabel=r"$\max_j |\beta_j - 1|$", yscale="log", title=r"$\beta = h / h_\infty$ tends to 1 (GD's is 1)")
+    kkt.set(xlabel=r"$\log 1/L$", ylabel="KKT defects of the proof", xscale="log", yscale="log", title="approximate KKT points")
     kkt.legend(handles=kinds, fontsize=9, frameon=False, loc="lower left")
+    name_above(figure, dict.fromkeys(optimizer for optimizer, _ in measures), lw=2)
     for axes in (time, surrogate, beta, kkt):
         axes.grid(color="0.92")
     save(figure, path)
@@ -146,65 +154,63 @@ def groups(results, *keys):
 
 
 def margin(path, results):
-    """Training loss, margin and test accuracy against steps, and the margin at the same training loss."""
+    """Training loss, margin and accuracy against steps, and the margin against the training loss."""
     discrete = [r for r in results if r["form"] == "discrete"]
-    figure, ((loss, size), (accuracy, fair)) = plt.subplots(2, 2, figsize=(10, 7), layout="constrained")
+    figure, ((loss, size), (accuracy, fair)) = plt.subplots(2, 2, figsize=(10, 7.4), layout="constrained")
     for (optimizer,), group in groups(discrete, "optimizer").items():
-        style = {"color": COLOURS[optimizer], "label": NAMES[optimizer]}
+        style = {"color": COLOURS[optimizer]}
         steps = sorted(set.intersection(*(set(r["step"].tolist()) for r in group)))  # those that all seeds recorded
         column = lambda key: np.array([r[key][np.isin(r["step"], steps)] for r in group])  # noqa: E731
         steps, separated = np.array(steps), (column("margin") > 0).all(0)
         band(loss, steps, column("log_loss"), **style)
         band(size, steps[separated], column("margin")[:, separated], **style)
         band(accuracy, steps, 100 * column("test_accuracy"), **style)
-        band(accuracy, steps, 100 * column("train_accuracy"), ls=":", **style | {"label": None})
+        accuracy.plot(steps, 100 * column("train_accuracy").mean(0), ":", **style)
     for r in results:
         since = np.flatnonzero(r["margin"] <= 0)[-1] + 1 if (r["margin"] <= 0).any() else 0  # it separates from then on
         fair.plot(-r["log_loss"][since:], r["margin"][since:], color=COLOURS[r["optimizer"]], lw=1, ls="-" if r["form"] == "discrete" else "--")
     late = len(results) > len(discrete)
+    least = min(r["test_accuracy"][-1] for r in discrete)
     loss.set(xlabel="step", ylabel=r"training loss, $\log L$", xscale="log")
-    size.set(xlabel="step", ylabel=r"normalised margin $q_{\min}/\|w\|^4$", xscale="log", xlim=loss.get_xlim())
-    accuracy.set(xlabel="step", ylabel="accuracy (%)", xscale="log", ylim=(max(0, 100 * min(r["test_accuracy"][-1] for r in discrete) - 25), 101))
-    fair.set(xlabel=r"$\log 1/L$", ylabel="normalised margin, each seed")
+    size.set(xlabel="step", ylabel=r"normalised margin $q_{\min}/\|w\|^4$", title="where all seeds separate")
+    accuracy.set(xlabel="step", ylabel="accuracy (%)", title="test solid, training dotted", xscale="log", ylim=(max(0, 100 * least - 25), 101))
+    fair.set(xlabel=r"$\log 1/L$", ylabel=r"normalised margin $q_{\min}/\|w\|^4$", title="each seed" + ("; steps solid, flow dashed" if late else ""))
     for axes in (size, fair):
-        if any(line.get_xdata().size for line in axes.lines):  # some run separates the images
+        if any(line.get_xdata().size for line in axes.lines):
             axes.set_yscale("log")
+        else:
+            axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center")
     if late:
+        left = fair.get_xlim()[0]
         fair.set_xscale("symlog", linthresh=10)
-    kinds = [accuracy.plot([], [], dash, color="0.3", label=label)[0] for dash, label in (("-", "test"), (":", "training"))]
-    accuracy.legend(handles=kinds, fontsize=9, frameon=False, loc="lower right")
-    loss.legend(fontsize=9, frameon=False, loc="lower left")
-    if late:
-        fair.legend(handles=[fair.plot([], [], d, color="0.3", label=n)[0] for d, n in (("-", "steps"), ("--", "flow"))], fontsize=9, frameon=False)
+        fair.set_xlim(left=max(left, -9))  # L is below the number of samples once they are separated
+    name_above(figure, dict.fromkeys(r["optimizer"] for r in results), lw=2)
     for axes in (loss, size, accuracy, fair):
         axes.grid(color="0.92")
     save(figure, path)
 
 
 def epsilon(path, summary):
-    """Training loss, margin and test accuracy against ε: mean and spread over the seeds."""
-    figure, panels = plt.subplots(1, 3, figsize=(12, 3.9), layout="constrained")
-    for (optimizer, form), rows in groups(summary, "optimizer", "form").items():
-        eps = np.array([row["eps"] for row in rows])
-        shift = 1.3 ** (list(NAMES).index(optimizer) - 2.5)  # so that error bars do not hide each other
-        for axes, key in zip(panels, ("log_loss", "margin", "test_accuracy")):
-            for end, dash, mark in (("", "-", "o"), ("_same", "--", "s")):
-                if key + end in rows[0]:
-                    values = np.array([row[key + end] for row in rows]) * (100 if key == "test_accuracy" else 1)
-                    mean = values.mean(1)
-                    spread = np.stack([mean - values.min(1), values.max(1) - mean])
-                    filled = "none" if form == "flow" else COLOURS[optimizer]
-                    axes.errorbar(eps * shift, mean, spread, fmt=dash + mark, mfc=filled, ms=4, capsize=2, color=COLOURS[optimizer])
-    for axes, label in zip(panels, (r"training loss, $\log L$", r"normalised margin $q_{\min}/\|w\|^4$", "test accuracy (%)")):
-        axes.set(xlabel=r"$\varepsilon$", ylabel=label, xscale="log")
-        axes.grid(color="0.92")
-    names = [panels[0].plot([], [], color=COLOURS[o], label=NAMES[o])[0] for o in dict.fromkeys(row["optimizer"] for row in summary)]
-    panels[0].legend(handles=names, fontsize=9, frameon=False)
-    kinds = (("-o", "last step"), ("--s", "same training loss"))
-    handles = [panels[1].plot([], [], dash, color="0.3", ms=4, label=label)[0] for dash, label in kinds]
-    if any(row["form"] == "flow" for row in summary):
-        handles.append(panels[1].plot([], [], "o", color="0.3", mfc="none", ms=4, label="flow")[0])
-    panels[1].legend(handles=handles, fontsize=9, frameon=False)
+    """Training loss, margin and test accuracy against ε, mean and spread over the seeds: a row of panels for each form."""
+    forms = groups(summary, "form")
+    figure, rows = plt.subplots(len(forms), 3, figsize=(12, 3.7 * len(forms) + 0.4), layout="constrained", squeeze=False)
+    for panels, ((form,), entries) in zip(rows, forms.items()):
+        for (optimizer,), mine in groups(entries, "optimizer").items():
+            for axes, key in zip(panels, ("log_loss", "margin", "test_accuracy")):
+                for k, (end, style) in enumerate((("", "-o"), ("_same", "--s"))):
+                    if key + end in mine[0]:
+                        values = np.array([row[key + end] for row in mine]) * (100 if key == "test_accuracy" else 1)
+                        mean = values.mean(1)
+                        spread = np.stack([mean - values.min(1), values.max(1) - mean])
+                        shift = 1.4 ** (list(NAMES).index(optimizer) - 2.5 + k / 2)  # so that error bars do not hide each other
+                        eps = shift * np.array([row["eps"] for row in mine])
+                        axes.errorbar(eps, mean, spread, fmt=style, ms=4, capsize=2, color=COLOURS[optimizer])
+        for axes, label in zip(panels, (r"training loss, $\log L$", r"normalised margin $q_{\min}/\|w\|^4$", "test accuracy (%)")):
+            axes.set(xlabel=r"$\varepsilon$", ylabel=label, xscale="log", title=f"{form} form" if len(forms) > 1 else None)
+            axes.grid(color="0.92")
+    names = [plt.Line2D([], [], color=COLOURS[o], lw=2, label=NAMES[o]) for (o,) in groups(summary, "optimizer")]
+    kinds = [plt.Line2D([], [], color="0.3", ls=s[:-1], marker=s[-1], ms=4, label=n) for s, n in (("-o", "last step"), ("--s", "same training loss"))]
+    figure.legend(handles=names + kinds, loc="outside upper center", ncols=6, frameon=False)
     save(figure, path)
 
 
@@ -216,7 +222,7 @@ def crossover(path, results, slopes):
         mine = [r for r in results if r["optimizer"] == optimizer]
         turned = np.array([(-np.log(r["eps"]), r["crossing"]) for r in mine if r["crossing"] is not None]).reshape(-1, 2).T
         for r in mine:
-            depth = 1 - 0.65 * epsilons.index(r["eps"]) / (len(epsilons) - 1)
+            depth = 1 - 0.55 * epsilons.index(r["eps"]) / (len(epsilons) - 1)
             colour = 1 - depth * (1 - np.array(matplotlib.colors.to_rgb(COLOURS[optimizer])))
             shown = r["log_inverse_loss"] >= 1
             at, linf, l2 = (r[key][shown] for key in ("log_inverse_loss", "distance_linf", "distance_l2"))
@@ -224,8 +230,8 @@ def crossover(path, results, slopes):
             axes.plot(at, l2, "--", color=colour, lw=1.2)
             if r["crossing"] is not None:
                 axes.plot(r["crossing"], np.interp(r["crossing"], at, linf), "o", color=colour, ms=6, mec="white", mew=0.8, zorder=3)
-        for dash, label in (("-", r"to $\ell_\infty$"), ("--", r"to $L^2$"), ("o", "crossing")):
-            axes.plot([], [], dash, color="0.3", ms=5, label=label)
+        for dash, label in (("-", r"to $\ell_\infty$"), ("--", r"to $L^2$"), ("-o", "crossing")):
+            axes.plot([], [], dash, color="0.3", ms=5, mec="white", label=label)
         axes.set(xscale="log", xlabel=r"$\log 1/L$", ylabel="distance to max-margin direction", title=NAMES[optimizer], ylim=(0, None))
         axes.legend(fontsize=8, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17))
         line = "" if slopes[optimizer] is None else f", slope {slopes[optimizer]:.2f}"

@@ -22,16 +22,22 @@ def classes(y):
 
 
 def check_data(x, y):
-    """x (N, d) and y (N,) as float arrays (float32 stays); ValueError unless shapes agree, all is finite and the labels are classes."""
+    """x (N, d) and y (N,) as float arrays (float32 stays).
+
+    Raises ValueError unless shapes agree, all is finite, squares neither overflow nor vanish, and the labels are `classes`.
+    """
+    if x.dtype.kind not in "biuf" or y.dtype.kind not in "biuf":
+        raise ValueError(f"the data must be real numbers, not {x.dtype} and {y.dtype}")
     if x.ndim != 2 or y.ndim != 1 or len(x) != len(y) or x.shape[1] < 1:
         raise ValueError(f"x must be (N, d) and y (N,) with one N and d >= 1, not {x.shape} and {y.shape}")
     if len(x) == 0:
         raise ValueError("the data hold no samples, at least one of each class is needed")
-    if x.dtype.kind not in "biuf" or y.dtype.kind not in "biuf":
-        raise ValueError(f"the data must be real numbers, not {x.dtype} and {y.dtype}")
-    x, y = x if x.dtype == np.float32 else x.astype(float), y.astype(float)
+    with np.errstate(over="ignore"):
+        x, y = x if x.dtype == np.float32 else x.astype(float), y.astype(float)
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("the data must be finite, but hold NaN or infinite values")
+    if not 1e-50 < abs(x).max() < 1e50:
+        raise ValueError(f"the largest entry of x must lie between 1e-50 and 1e50 in size, not {abs(x).max():g}; scale the data")
     classes(y)
     return x, y
 
@@ -264,9 +270,11 @@ def nnls(A, b):
             if out[new] and x[new] == 0:
                 passive[new], barred[new] = False, True
                 break
-            share = (x[out] / (x[out] - trial[out])).min()
-            x = x + share * (trial - x)
+            rows = np.flatnonzero(out)
+            shares = x[rows] / (x[rows] - trial[rows])
+            x = x + shares.min() * (trial - x)
             passive &= ~(out & (x <= 1e-14 * x.max()))
+            passive[rows[shares.argmin()]] = False  # whatever rounding says
             x[~passive] = 0
     return x / lengths
 

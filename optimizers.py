@@ -122,7 +122,7 @@ class Discrete:
             self.t += 1
             g = np.exp(self.log_loss)[:, None] * self.u
             S = self.conditioner.add(self.S, g * g)
-            h = 1 / np.sqrt(self.conditioner.square(S, self.t, g))
+            h = 1 / np.sqrt(self.conditioner.square(S, self.t, g * g))
             self.move(self.w - self.lr * h * g, S=S, h=h)
 
     def move(self, w, **state):
@@ -213,7 +213,7 @@ class LateFlow(Flow):
             good = self.alive & (fell > 0)
             # at a kink of Φ neither more stages nor shorter steps make a full fall, so that both have an end
             self.steep = np.minimum(self.steep * np.where(fell > fall / 4, 0.97, 1.5), 2000)
-            self.reach = np.where(good, np.minimum(1.2 * self.reach, self.growth), self.reach / 2)
+            self.reach = np.where(good, np.minimum(1.2 * self.reach, self.growth), np.where(self.alive, self.reach / 2, self.reach))
             self.overflow |= self.reach < 1e-9
             self.alive &= ~self.overflow
             # dt = dτ / (lr L), with log L falling evenly along the step
@@ -316,5 +316,5 @@ def implicit_step(problem, w, stretch, ratio, iterations):
             long[beyond], short[beyond] = np.where(rising, middle, long[beyond]), np.where(rising, short[beyond], middle)
         length = np.where(long == 1, 1.0, (short + long) / 2)
         v[rows] = np.where(broken[:, None], here, here + length[:, None] * step)
-        found[rows] = ~broken & (norm(step) <= 1e-9 * norm(here))
+        found[rows] = ~broken & (norm(step) <= 1e-11 * norm(here))
     return stretch * v, found

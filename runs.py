@@ -11,6 +11,7 @@ import re
 import threading
 import time
 import uuid
+import warnings
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -21,18 +22,24 @@ CHECKPOINT_EVERY = 10.0  # seconds
 LIBRARY = ("models.py", "cnn.py", "minibias.py", "optimizers.py", "runs.py", "experiments.py")  # in the order of their imports
 
 
-def prepare(out):
+def prepare(out, *names):
     """The folder `out`, made if missing, proven writable and swept of what killed processes left half-written.
 
-    Raises OSError where that is not possible.
+    Raises OSError where that is not possible, or where a folder has one of the `names` of the files to come.
     """
     out = pathlib.Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    for leftover in out.glob(".*.tmp"):
-        pid = re.fullmatch(r"\..*\.(\d+)\.[0-9a-f]{32}\.tmp", leftover.name)
-        if pid and not alive(int(pid[1])):
-            leftover.unlink(missing_ok=True)
-    write(out / "probe", lambda path: path.write_bytes(b"")).unlink()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for leftover in out.glob(".*.tmp"):
+            pid = re.fullmatch(r"\..*\.(\d+)\.[0-9a-f]{32}\.tmp", leftover.name)
+            if pid and not alive(int(pid[1])):
+                leftover.unlink(missing_ok=True)
+        write(out / "probe", lambda path: path.write_bytes(b"")).unlink()
+    except OSError as problem:
+        raise OSError(f"{out}: expected a folder that can be written in, but {problem.strerror}") from None
+    for name in names:
+        if (out / name).is_dir():
+            raise OSError(f"{out / name} is a folder, expected a file or nothing there")
     return out
 
 
@@ -57,10 +64,17 @@ def write(path, fill):
     return path
 
 
-def write_json(path, content):
-    """`content` as JSON, arrays as lists; a NaN or an infinity is a bug of the study and raises ValueError."""
-    text = json.dumps(content, indent=1, allow_nan=False, default=lambda a: a.tolist())
-    return write(path, lambda beside: beside.write_text(text + "\n"))
+def write_results(out, study, content, draw):
+    """OUT/STUDY.json and, filled by draw(path), OUT/STUDY.png: a list of both paths. If one cannot be made, both stay untouched.
+
+    Arrays become lists; a NaN or an infinity in `content` is a bug of the study and raises ValueError.
+    """
+
+    def fill(beside):
+        beside.write_text(json.dumps(content, indent=1, allow_nan=False, default=lambda a: a.tolist()) + "\n")
+        write(out / f"{study}.png", draw)
+
+    return [write(out / f"{study}.json", fill), out / f"{study}.png"]
 
 
 def versions():
@@ -105,6 +119,7 @@ def executor(jobs, tasks, dask=None):
         except ImportError:
             raise ValueError("--dask needs the package distributed: pip install distributed") from None
         try:
+            warnings.filterwarnings("ignore", "Sending large graph")  # the images, some megabytes for each piece of ten seconds
             with distributed.Client(dask, timeout=10, set_as_default=False) as client:
                 for name in LIBRARY:
                     client.upload_file(str(pathlib.Path(__file__).with_name(name)))

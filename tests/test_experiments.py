@@ -1,6 +1,7 @@
 """The command line as a user meets it."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -163,8 +164,14 @@ BAD_FILES = {
     "inf.csv": (GOOD + "inf,1,1\n", "finite"),
     "labels.csv": ("1,2,1\n-1,-2,0\n", "labels"),
     "one.csv": ("1,2,1\n-1,-2,1\n", "labels"),
+    "quote.csv": ('1,"2,1\n-1,-2,-1\n', "separated by commas"),
+    "cell.csv": (f'1,"{200_000 * "a"}",1\n', "separated by commas"),
+    "semicolons.csv": ("1;2;1\n-1;-2;-1\n", "separated by commas"),
+    "huge.csv": ("1e60,2,1\n-1,-2,-1\n", "scale the data"),
+    "zero.csv": ("0,0,1\n0,0,-1\n", "scale the data"),
     "binary.csv": (b"\xff\xfe\x00\x01", "can't decode"),
-    "text.npz": ("hello", ""),
+    "text.npz": ("hello", "whole .npz"),
+    "long.npz": ({"x": np.array([[np.longdouble("1e4000")], [1]]), "y": np.array([1, -1])}, "finite"),
     "data.txt": (GOOD, ".npz or .csv"),
     "names.npz": ({"a": np.ones(2)}, "named x and y"),
     "pickle.npz": ({"x": np.array([[None], [1]], object), "y": np.array([1, -1])}, "pickle"),
@@ -174,7 +181,7 @@ BAD_FILES = {
 }
 
 
-@pytest.mark.parametrize("name", [*BAD_FILES, "truncated.npz"])
+@pytest.mark.parametrize("name", [*BAD_FILES, "truncated.npz", "encrypted.npz"])
 def test_bad_data_files_end_in_one_line_and_status_2(tmp_path, capsys, name):
     path = tmp_path / name
     content, word = BAD_FILES.get(name, (None, ""))
@@ -190,6 +197,11 @@ def test_bad_data_files_end_in_one_line_and_status_2(tmp_path, capsys, name):
         x, y = default_data(0)
         np.savez(path, x=x, y=y)
         path.write_bytes(path.read_bytes()[:900])
+    elif name == "encrypted.npz":
+        np.savez(path, x=np.eye(2), y=np.array([1, -1]))
+        content = bytearray(path.read_bytes())
+        content[content.find(b"PK\1\2") + 8] |= 1  # the first member's flag in the central directory
+        path.write_bytes(content)
     status, result = run(tmp_path / "out", "--data", str(path))
     error = capsys.readouterr().err
     assert status == 2 and result is None
@@ -203,7 +215,7 @@ def test_bad_data_files_end_in_one_line_and_status_2(tmp_path, capsys, name):
         ["--lr", "0"], ["--runs", "0"], ["--steps", "0"], ["--steps", "1.5"], ["--jobs", "0"], ["--seed", "-1"],
         ["--loss", "hinge"], ["--optimizers", "sgd"], ["--optimizers", "gd,gd"], ["--optimizers", ""],
         ["--forms", "smooth"], ["--model", "cnn"], ["--model", "mlp:"], ["--model", "mlp:0"], ["--model", "mlp:3,,2"],
-        ["--step", "5"], ["--unknown"], ["stray"],
+        ["--step", "5"], ["--unknown"], ["stray"], ["--data", ""], ["--out", ""],
     ],
 )  # fmt: skip
 def test_bad_flags_end_in_one_line_and_status_2(tmp_path, capsys, flags):
@@ -255,9 +267,11 @@ def test_progress_goes_to_a_terminal_alone_and_tells_the_time_left(monkeypatch, 
 
 def test_leftovers_of_killed_processes_are_swept(tmp_path):
     dead = tmp_path / f".direction.json.999999999.{'0' * 32}.tmp"
-    dead.write_text("half")
+    living = tmp_path / f".direction.json.{os.getpid()}.{'0' * 32}.tmp"
+    for leftover in (dead, living):
+        leftover.write_text("half")
     run(tmp_path, "--optimizers", "gd")
-    assert not dead.exists()
+    assert living.exists() and not dead.exists()
 
 
 MEASURED = {}  # what the claims tests have in common, by optimizer and conditioner, so that it is computed once

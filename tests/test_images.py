@@ -307,6 +307,7 @@ def test_epsilon_writes_one_result_per_run_and_its_answers(tmp_path):
     "differences, answer",
     [
         ([1, 1, 1], "shown"), ([-1, -1, -1], "opposite"), ([1, 2, 3], "shown"), ([-1, -2, -3], "opposite"),
+        ([0.11, 1, 1.89], "not distinguishable"), ([0.16, 1, 1.84], "shown"),
         ([5, 6, -0.1], "not distinguishable"), ([1, 0.01, 0.01], "not distinguishable"), ([0, 1, 1], "not distinguishable"),
         ([0, 0, 0], "not distinguishable"), ([7], "not distinguishable"),
     ],

@@ -85,6 +85,12 @@ def test_normalised_margin_is_invariant_to_the_scale_of_w():
     np.testing.assert_allclose(one, problem.margins(w).min(-1) / (w * w).sum(-1), rtol=1e-12)
 
 
+def test_angle_to_ones_is_the_angle_however_small():
+    h = np.array([[2.0, 2, 2], [3, 0, 0], [1, 1, 0], [1 + 3e-12, 1, 1]])
+    expected = np.degrees([0, np.arccos(np.sqrt(1 / 3)), np.arccos(np.sqrt(2 / 3)), np.sqrt(2) * 1e-12])
+    np.testing.assert_allclose(minibias.angle_to_ones(h), expected, rtol=1e-3, atol=1e-15)
+
+
 def test_labels_say_how_many_classes_there_are():
     assert classes(np.array([1, -1, 1])) == 1
     assert classes(np.array([2, 0, 1, 1])) == 3

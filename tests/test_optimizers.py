@@ -243,3 +243,56 @@ def test_the_late_flow_ends_where_the_euler_flow_does_with_fewer_gradients(condi
     assert far < 0.01 and calls < most / 2  # a step adds a twentieth: a first-order method's error is a small part of that
     assert norm(follow_to(fine, -300) - reference).max() < far / 8
     np.testing.assert_allclose(fine.log_t, euler.log_t, rtol=0.02)
+
+
+@pytest.mark.parametrize("name", list(CONDITIONERS))
+@pytest.mark.parametrize("c", [0.1, 0.02])
+def test_a_step_of_the_flow_changes_log_loss_w_and_h_by_no_more_than_it_may(name, c):
+    """To first order log L by c, ||w|| by c max(1, ||w||), any h_j^-2 by 4 c of itself; each step by one of them in full, or nearly."""
+    problem = Problem(MLP((2, 1, 1)), *default_data(0))
+    flow = Flow(problem, CONDITIONERS[name](), problem.model.init(np.random.default_rng([0, 1]), 20), c=c)
+    for _ in range(150):
+        w, u, square = flow.w, flow.u, flow.h**-2
+        flow.step()
+        moved = flow.w - w
+        used = np.stack([abs(u * moved).sum(-1) / c, norm(moved) / (c * np.maximum(1, norm(w))), abs(flow.h**-2 / square - 1).max(-1) / (4 * c)])
+        assert used[:2].max() <= 1 + 1e-9 and used[2].max() <= (1 + 1e-9 if name != "adam" else 1 + 10 * c)  # Adam's to first order only
+        assert (used.max(0) > 0.5).all()
+
+
+class Quadratic:
+    """log L = -60 + Σ λ_j w_j² / 2 in place of a problem: the flow of each coordinate is known."""
+
+    curvature = np.array([0.0, 1.0, 30.0, 200.0])
+
+    def gradient(self, w):
+        return -60 + (self.curvature * w**2).sum(-1) / 2, self.curvature * w
+
+
+@pytest.mark.parametrize("steep", [64.0, 900.0])
+@pytest.mark.parametrize("lr", [1.0, 0.01])
+def test_a_step_of_the_late_flow_is_its_chebyshev_polynomial_and_its_clock_that_of_the_flow(steep, lr):
+    """w_j shrinks by T_s(w_0 - w_1 τ λ_j) / T_s(w_0), with w_0 = 1 + 0.05 / s² and w_1 = T_s(w_0) / T_s'(w_0); dt = dτ / (lr L)."""
+    problem, w = Quadratic(), np.array([[1.0, 2.0, 0.3, 0.1]])
+    run = LateFlow(problem, GD(), w, lr, steep=steep)
+    log_loss, u = problem.gradient(w)
+    tau = -0.05 * log_loss / (u * u).sum(-1)
+    run.step()
+    s = run.stages
+    T, w_0 = np.polynomial.Chebyshev.basis(s), 1 + 0.05 / s**2
+    w_1 = T(w_0) / T.deriv()(w_0)
+    np.testing.assert_allclose(run.w, w * T(w_0 - w_1 * tau[:, None] * problem.curvature) / T(w_0), rtol=1e-9, atol=1e-12)
+    between = np.linspace(log_loss, run.log_loss, 20_001)[:, 0]  # log L falls evenly along τ
+    np.testing.assert_allclose(np.exp(run.log_t + log_loss), tau / lr * np.exp(log_loss - between).mean(), rtol=1e-3)
+
+
+def test_a_rising_step_of_the_late_flow_is_refused_and_a_run_that_was_cleared_stays_as_it_is():
+    """Far too few stages for a curvature of 200: T_s is beyond 1 there."""
+    problem, w = Quadratic(), np.array([[9.0, 0, 0, 0.2], [9.0, 0.1, 0, 0.2]])
+    run = LateFlow(problem, GD(), w, steep=1e-9)
+    run.alive[0] = False
+    for _ in range(5):
+        before = run.log_loss
+        run.step()
+        assert (run.log_loss <= before).all()
+    assert (run.w[0] == w[0]).all() and not run.overflow.any() and run.reach[0] == 0.05 > run.reach[1]

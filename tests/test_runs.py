@@ -108,6 +108,26 @@ def test_a_full_disk_is_an_error_and_leaves_the_old_file(tmp_path, monkeypatch):
     assert runs.load_state(path, STAMP)["k"] == 1 and [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_study_s_two_files_are_replaced_together_or_not_at_all(tmp_path):
+    def draw(path):
+        path.write_text("new")
+
+    def fails(path):
+        path.write_text("half")
+        raise ValueError("cannot draw")
+
+    paths = runs.write_results(tmp_path, "s", {"a": np.arange(2)}, draw)
+    assert [p.read_text() for p in paths] == ['{\n "a": [\n  0,\n  1\n ]\n}\n', "new"]
+    for content, drawing in (({"a": 1}, fails), ({"a": np.nan}, draw)):
+        paths[1].write_text("old")
+        with pytest.raises(ValueError):
+            runs.write_results(tmp_path, "s", content, drawing)
+        assert paths[1].read_text() == "old" and '"a": [' in paths[0].read_text() and len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(OSError, match="is a folder"):
+        (tmp_path / "t.png").mkdir()
+        runs.prepare(tmp_path, "t.json", "t.png")
+
+
 def kill(task, state, seconds):
     os._exit(9)
 
