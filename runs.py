@@ -36,7 +36,7 @@ def prepare(out, *names):
                 leftover.unlink(missing_ok=True)
         write(out / "probe", lambda path: path.write_bytes(b"")).unlink()
     except OSError as problem:
-        raise OSError(f"{out}: expected a folder that can be written in, but {problem.strerror}") from None
+        raise OSError(f"{out}: expected a folder that can be written in, but {problem.strerror or problem}") from None
     for name in names:
         if (out / name).is_dir():
             raise OSError(f"{out / name} is a folder, expected a file or nothing there")
@@ -54,11 +54,18 @@ def alive(pid):
 
 
 def write(path, fill):
-    """Let `fill` write a file beside `path` under a name of its own, then rename it: `path` is whole or untouched."""
+    """Let `fill` write a file beside `path` under a name of its own, then rename it: `path` is whole or untouched.
+
+    Raises OSError, which names `path`, where that is not possible.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex}.tmp")
     try:
         fill(beside)
         os.replace(beside, path)
+    except OSError as problem:
+        if problem.strerror is None:
+            raise  # it names a path already
+        raise OSError(f"cannot write {path}: {problem.strerror}") from None
     finally:
         beside.unlink(missing_ok=True)
     return path

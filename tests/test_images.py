@@ -42,7 +42,7 @@ def write_folder(folder, arrays, pack=lambda content: content, suffix="", rename
     return folder
 
 
-@pytest.mark.parametrize("kind", ["npz", "compressed", "idx", "gzip", "dots", "int64"])
+@pytest.mark.parametrize("kind", ["npz", "compressed", "idx", "gzip", "dots", "dots gzip", "int64"])
 def test_all_layouts_give_the_first_so_many_images(tmp_path, kind):
     arrays = images(40)
     path = tmp_path / "mnist.npz"
@@ -52,6 +52,8 @@ def test_all_layouts_give_the_first_so_many_images(tmp_path, kind):
         path = write_folder(tmp_path / "f", arrays, gzip.compress, ".gz")
     elif kind == "dots":
         path = write_folder(tmp_path / "f", arrays, rename=lambda name: name.replace("-idx", ".idx"))
+    elif kind == "dots gzip":
+        path = write_folder(tmp_path / "f", arrays, gzip.compress, ".gz", lambda name: name.replace("-idx", ".idx"))
     elif kind == "compressed":
         np.savez_compressed(path, **arrays)
     else:

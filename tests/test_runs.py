@@ -103,7 +103,7 @@ def test_a_full_disk_is_an_error_and_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=f"cannot write {path}: No space left"):
         runs.save_state(path, {"k": 2}, STAMP)
     assert runs.load_state(path, STAMP)["k"] == 1 and [p.name for p in tmp_path.iterdir()] == ["a"]
 
