@@ -344,7 +344,7 @@ def predict_linf(problem):
     duality min_i q_i(w) <= ||Σ λ_i z_i||_1 with z_i = ∂q_i for any such w and λ: equality certifies both. The λ come from the simplex
     method on min Σ_j (a_j + b_j) s.t. Σ λ_i z_i = a - b, all >= 0; w is its dual, a vertex. A nudge of the right-hand side by 1e-10
     leaves no vertex degenerate, so that it cannot cycle; the reduced costs, and so the last basis, do not depend on it.
-    Raises NotSeparable for data that the model cannot separate, ValueError for a model of degree above 1.
+    Raises NotSeparable for data that the model cannot separate, ValueError for a model of degree above 1 or where rounding defeats the method.
     """
     p = problem.model.size
     if problem.model.degree > 1:
@@ -356,7 +356,7 @@ def predict_linf(problem):
     cost, target = np.append(np.zeros(N), np.ones(2 * p)), np.append(np.zeros(p), 1.0)
     nudged = target + np.append(1e-10 * np.random.default_rng(0).uniform(-1, 1, p), 0)
     basis = np.append(0, N + np.arange(p) + p * (Z[0] < nudged[:p]))  # λ_1 = 1
-    while True:
+    for _ in range(100 * (N + p)):  # a hundred points in ten dimensions need some twenty
         dual = np.linalg.solve(A[:, basis].T, cost[basis])
         reduced = cost - dual @ A
         reduced[basis] = 0  # but for rounding, which could let a column replace itself for ever
@@ -366,6 +366,8 @@ def predict_linf(problem):
         x, column = np.linalg.solve(A[:, basis], np.stack([nudged, A[:, new]], 1)).T
         ratios = np.where(column > 1e-9, np.maximum(x, 0) / np.where(column > 1e-9, column, 1), np.inf)
         basis[ratios.argmin()] = new
+    else:
+        raise ValueError("the simplex method came to no end: the data span too many orders of magnitude")
     x = np.linalg.solve(A[:, basis], target)
     multipliers = np.zeros(N + 2 * p)
     multipliers[basis] = np.maximum(x, 0)
