@@ -692,8 +692,8 @@ def claim_rows(args, measures, qian):
             m["error_slopes"].max(), "<=", -0.4)  # fmt: skip
         # a network has many KKT points and kinks, and no rate is proved: only that the residual falls is asserted
         shown = ", ".join(f"{r:.0e}" for r in m["mlp"])
-        add(f"network.{tag}", "Main Theorem", f"eight neurons: KKT residual over that five decades of log 1/L earlier, largest; "
-            f"at 1e3, 1e8, 1e13: {shown}", max(late / early for early, late in pairwise(m["mlp"])), "<=", 1.0)  # fmt: skip
+        add(f"network.{tag}", "Main Theorem", f"eight neurons: largest ratio of the KKT residual to that five decades of log 1/L earlier; "
+            f"at 1e3, 1e8, 1e13 it is {shown}", max(late / early for early, late in pairwise(m["mlp"])), "<=", 1.0)  # fmt: skip
         several = m["several"]
         # the linear model's limit is exact but for log(log 1/L) / log 1/L = 3e-12 and for rounding, as for two classes
         add(f"several.kkt.{tag}", "Extensions", f"three classes, linear: the limit's KKT residual for the {problem} problem, largest",
@@ -715,8 +715,8 @@ def claim_rows(args, measures, qian):
             if not same.any():
                 continue
             # equal margins are possible; 1e-9 is the prediction's own accuracy
-            add(f"margin.{optimizer}.{loss}", "Discussions", f"L2 margin at the prediction minus AdaGrad's, smallest of the {same.sum()} "
-                f"runs of {len(same)} that end with the same sign of v", (m["margin"] - ada["margin"])[same].min(), ">=", -1e-9)  # fmt: skip
+            add(f"margin.{optimizer}.{loss}", "Discussions", f"L2 margin at the prediction minus AdaGrad's, smallest over the runs "
+                f"that end with its sign of v ({same.sum()} of {len(same)})", (m["margin"] - ada["margin"])[same].min(), ">=", -1e-9)  # fmt: skip
     related_rows(args, add, *qian)
     spread = {o: minibias.norm(unit(measures[o, "exp"]["h"]) - unit(measures[o, "exp"]["h"])[0]).max() for o in CONDITIONERS}
     seen = "observation"
@@ -757,7 +757,7 @@ def related_rows(args, add, *qian):
             ratios.append((flow / ridge).max())
     # 1.6862, the theorem's constant, is the largest ((1 - e^-x) (1 + x) / x)², what the ratio of the variances can be
     add("ali.ridge", "Related Work: Ali, Kolter and Tibshirani (2019), behind Ali et al. (2020)", "least squares: risk of gradient flow at "
-        "time t over that of ridge with λ = 1/t, largest of all t, four shapes, three levels of noise; SGLD is not simulated",
+        "time t over that of ridge with λ = 1/t, largest of all t, four shapes, three levels of noise; the stochastic version is not simulated",
         max(ratios), "<=", 1.69)  # fmt: skip
 
 

@@ -183,6 +183,7 @@ def margin(path, results):
     if late:
         left = fair.get_xlim()[0]
         fair.set_xscale("symlog", linthresh=10)
+        fair.set_xlabel(r"$\log 1/L$ (linear up to 10, then logarithmic)")
         fair.set_xlim(left=max(left, -9))  # L is below the number of samples once they are separated
     name_above(figure, dict.fromkeys(r["optimizer"] for r in results), lw=2)
     for axes in (loss, size, accuracy, fair):
