@@ -200,9 +200,9 @@ def epsilon(path, summary):
             for axes, key in zip(panels, ("log_loss", "margin", "test_accuracy")):
                 for k, (end, style) in enumerate((("", "-o"), ("_same", "--s"))):
                     if key + end in mine[0]:
-                        values = np.array([row[key + end] for row in mine]) * (100 if key == "test_accuracy" else 1)
-                        mean = values.mean(1)
-                        spread = np.stack([mean - values.min(1), values.max(1) - mean])
+                        values = [row[key + end] * (100 if key == "test_accuracy" else 1) for row in mine]  # of as many seeds as separate
+                        low, mean, high = np.array([(v.min(), v.mean(), v.max()) for v in values]).T
+                        spread = np.stack([mean - low, high - mean])
                         shift = 1.4 ** (list(NAMES).index(optimizer) - 2.5 + k / 2)  # so that error bars do not hide each other
                         eps = shift * np.array([row["eps"] for row in mine])
                         axes.errorbar(eps, mean, spread, fmt=style, ms=4, capsize=2, color=COLOURS[optimizer])

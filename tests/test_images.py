@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import experiments
+import figures
 import runs
 from experiments import IDX_FILES, answers, at_level, main, read_images, verdict
 
@@ -303,6 +304,15 @@ def test_epsilon_writes_one_result_per_run_and_its_answers(tmp_path):
     assert [r["eps"] for r in content["results"]] == [1e-3, 1.0] and content["config"]["epsilons"] == [1e-3, 1.0]
     assert {a["answer"] for a in content["answers"]} == {"not distinguishable"}  # one seed shows nothing
     assert {a["standard_error"] for a in content["answers"]} == {None} and (tmp_path / "epsilon.png").stat().st_size > 10_000
+
+
+def test_epsilon_is_drawn_with_the_flow_though_some_seeds_do_not_separate(tmp_path):
+    result = {"optimizer": "adam", "step": np.array([1, 2]), "margin": np.array([-1, 1e-5]), "log_loss": np.array([3.0, -1]), "seconds": 1.0}
+    result |= {"train_accuracy": np.array([0.5, 1]), "test_accuracy": np.array([0.4, 0.9])}
+    found = [(eps, seed, form) for eps in (0.1, 1.0) for seed in (0, 1) for form in ("discrete", "flow") if (eps, seed, form) != (1.0, 1, "flow")]
+    summary = experiments.summarise([result | {"eps": eps, "seed": seed, "form": form} for eps, seed, form in found])
+    figures.epsilon(tmp_path / "epsilon.png", summary)
+    assert (tmp_path / "epsilon.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
