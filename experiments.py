@@ -101,6 +101,7 @@ def cnn_width(text):
 
 
 def filled(text):
+    """An empty name, say of a shell variable that is not set, is not the default."""
     if not text:
         raise argparse.ArgumentTypeError("expected a name, got nothing")
     return text
@@ -363,7 +364,7 @@ def limit_checks(problem, flow, w, good):
 
 def direction(args):
     """The directions of h_∞ (slide "Directions of h_∞"): isotropic for RMSProp and Adam, not for AdaGrad."""
-    x, y = read_data(args.data) if args.data is not None else default_data(args.seed)
+    x, y = read_data(args.data) if args.data else default_data(args.seed)
     size = build_model(args.model, x.shape[1], minibias.classes(y)).size
     if "limit" in args.forms and size > LARGEST_LIMIT:
         raise ValueError(f"form limit needs {LARGEST_LIMIT} parameters at most, not {size}: use --forms discrete,flow")
@@ -660,14 +661,8 @@ def claim_rows(args, measures, qian):
         add(f"square_integrable.{tag}", "Proof Sketch", "share of ∫ ||∂L||² dt after log L = -25, largest",
             (m["late_square"] / m["square"]).max(), "<=", 1e-8)  # fmt: skip
         # central differences with a step of 1e-6, and a step of the flow that short, are good to about 1e-9
-        add(
-            f"agf.{tag}",
-            "Proof Sketch",
-            "dv/dt = -β ⊙ ∂L̃(v), relative defect of a step of the flow against differences",
-            m["flow_of_v"].max(),
-            "<=",
-            1e-6,
-        )
+        add(f"agf.{tag}", "Proof Sketch", "dv/dt = -β ⊙ ∂L̃(v), relative defect of a step of the flow against differences",
+            m["flow_of_v"].max(), "<=", 1e-6)  # fmt: skip
         add(f"beta_to_one.{tag}", "Proof Sketch", "|β - 1| at log L = -25, largest", m["settled"].max(), "<=", 1e-8)
         # the same e^-25; a variation that diverged would go on at its pace
         add(f"beta_variation.{tag}", "Proof Sketch", "total variation of log β after log L = -25, largest",
@@ -755,7 +750,7 @@ def related_rows(args, add, *qian):
         for sigma in (0.1, 1, 10):
             flow, ridge = risks(rng.normal(size=(n, p)), rng.normal(size=p), sigma, np.logspace(-6, 6, 1201))
             ratios.append((flow / ridge).max())
-    # 1.6862, the theorem's constant, is the largest ((1 - e^-x) (1 + x) / x)², what the ratio of the variances can be
+    # the ratio of the variances is ((1 - e^-x) (1 + x) / x)² with x = t s, at most 1.6859; the theorem's constant is 1.6862
     add("ali.ridge", "Related Work: Ali, Kolter and Tibshirani (2019), behind Ali et al. (2020)", "least squares: risk of gradient flow at "
         "time t over that of ridge with λ = 1/t, largest of all t, four shapes, three levels of noise; the stochastic version is not simulated",
         max(ratios), "<=", 1.69)  # fmt: skip
@@ -825,9 +820,10 @@ def train_job(task, state, seconds):
     flow = task["form"] == "flow"
     problem, test = image_problems(task, np.float64 if flow else np.float32)
     conditioner = CONDITIONERS[task["optimizer"]](task["eps"], task["b"])
-    begin = task["start"] or {"w": problem.model.init(np.random.default_rng([task["seed"], 1]), 1), "S": None}
-    fresh = {"w": begin["w"], "S": begin["S"], "log_t": math.log(task["steps"]), "steep": 64.0, "reach": 1.0}
-    at = state or fresh | {"made": 0, "rows": (), "seconds": 0.0}
+    at = state
+    if at is None:
+        begin = task["start"] or {"w": problem.model.init(np.random.default_rng([task["seed"], 1]), 1), "S": None}
+        at = {"w": begin["w"], "S": begin["S"], "log_t": math.log(task["steps"]), "steep": 64.0, "reach": 1.0, "made": 0, "rows": (), "seconds": 0.0}
     made, rows, spent = int(at["made"]), list(at["rows"]), float(at["seconds"])
     gradient = (state["log_loss"], state["u"]) if state else None
     late = min(FLOW_LATE, math.log(task["eps"]) / 2 - 15)
@@ -1049,7 +1045,7 @@ def crossover(args):
     """What ε hides: RMSProp and Adam head for the ℓ∞ max-margin direction before they turn to the L2 one."""
     if min(args.epsilons) < SMALLEST_EPSILON:
         raise ValueError(f"argument --epsilons: expected {SMALLEST_EPSILON:g} or more, what float64 resolves, not {min(args.epsilons):g}")
-    x, y = read_data(args.data) if args.data is not None else crossover_data()
+    x, y = read_data(args.data) if args.data else crossover_data()
     problem = minibias.Problem(build_model("linear", x.shape[1], minibias.classes(y)), x, y, args.loss)
     try:
         corner, multipliers, unique = minibias.predict_linf(problem)

@@ -20,10 +20,10 @@ def save(figure, path):
     plt.close(figure)
 
 
-def name_above(figure, optimizers, **style):
-    """A legend of the optimizers' colours above all panels."""
-    lines = [plt.Line2D([], [], color=COLOURS[o], label=NAMES[o], **style) for o in optimizers]
-    figure.legend(handles=lines, loc="outside upper center", ncols=len(lines), frameon=False)
+def name_above(figure, optimizers, *more):
+    """A legend of the optimizers' colours, once each, and of `more` lines above all panels."""
+    lines = [plt.Line2D([], [], color=COLOURS[o], lw=2, label=NAMES[o]) for o in dict.fromkeys(optimizers)]
+    figure.legend(handles=[*lines, *more], loc="outside upper center", ncols=len(lines) + len(more), frameon=False)
 
 
 def jitter(n, width=0.25):
@@ -135,7 +135,7 @@ def claims(path, measures, levels):
     beta.set(xlabel=r"$\log 1/L$", ylabel=r"$\max_j |\beta_j - 1|$", yscale="log", title=r"$\beta = h / h_\infty$ tends to 1 (GD's is 1)")
     kkt.set(xlabel=r"$\log 1/L$", ylabel="KKT defects of the proof", xscale="log", yscale="log", title="approximate KKT points")
     kkt.legend(handles=kinds, fontsize=9, frameon=False, loc="lower left")
-    name_above(figure, dict.fromkeys(optimizer for optimizer, _ in measures), lw=2)
+    name_above(figure, (optimizer for optimizer, _ in measures))
     for axes in (time, surrogate, beta, kkt):
         axes.grid(color="0.92")
     save(figure, path)
@@ -185,7 +185,7 @@ def margin(path, results):
         fair.set_xscale("symlog", linthresh=10)
         fair.set_xlabel(r"$\log 1/L$ (linear up to 10, then logarithmic)")
         fair.set_xlim(left=max(left, -9))  # L is below the number of samples once they are separated
-    name_above(figure, dict.fromkeys(r["optimizer"] for r in results), lw=2)
+    name_above(figure, (r["optimizer"] for r in results))
     for axes in (loss, size, accuracy, fair):
         axes.grid(color="0.92")
     save(figure, path)
@@ -209,9 +209,8 @@ def epsilon(path, summary):
         for axes, label in zip(panels, (r"training loss, $\log L$", r"normalised margin $q_{\min}/\|w\|^4$", "test accuracy (%)")):
             axes.set(xlabel=r"$\varepsilon$", ylabel=label, xscale="log", title=f"{form} form" if len(forms) > 1 else None)
             axes.grid(color="0.92")
-    names = [plt.Line2D([], [], color=COLOURS[o], lw=2, label=NAMES[o]) for (o,) in groups(summary, "optimizer")]
     kinds = [plt.Line2D([], [], color="0.3", ls=s[:-1], marker=s[-1], ms=4, label=n) for s, n in (("-o", "last step"), ("--s", "same training loss"))]
-    figure.legend(handles=names + kinds, loc="outside upper center", ncols=6, frameon=False)
+    name_above(figure, (row["optimizer"] for row in summary), *kinds)
     save(figure, path)
 
 

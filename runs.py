@@ -126,8 +126,8 @@ def executor(jobs, tasks, dask=None):
         except ImportError:
             raise ValueError("--dask needs the package distributed: pip install distributed") from None
         try:
-            warnings.filterwarnings("ignore", "Sending large graph")  # the images, some megabytes for each piece of ten seconds
-            with distributed.Client(dask, timeout=10, set_as_default=False) as client:
+            with warnings.catch_warnings(), distributed.Client(dask, timeout=10, set_as_default=False) as client:
+                warnings.filterwarnings("ignore", "Sending large graph")  # the images, some megabytes for each piece of ten seconds
                 for name in LIBRARY:
                     client.upload_file(str(pathlib.Path(__file__).with_name(name)))
                 yield client.get_executor(), tasks

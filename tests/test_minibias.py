@@ -281,8 +281,8 @@ def test_linf_prediction_against_a_linear_program_solved_by_another_route(seed, 
 def test_linf_prediction_for_several_classes_among_degenerate_vertices(seed):
     """Points that coincide, or lie on a lattice, make the simplex method cycle unless something forbids it."""
     optimize = pytest.importorskip("scipy.optimize")
-    rng = np.random.default_rng(seed)
-    classes, d, y = 3 + seed % 3, 3 + seed % 5, np.arange(30) % (3 + seed % 3)
+    rng, classes, d = np.random.default_rng(seed), 3 + seed % 3, 3 + seed % 5
+    y = np.arange(30) % classes
     x = 3 * rng.normal(size=(classes, d))[y] + rng.normal(size=(30, d))
     x = np.round(2 * x) if seed % 2 else x[y]
     problem = Problem(Linear(d, classes), x, y)

@@ -108,7 +108,7 @@ def test_a_full_disk_is_an_error_and_leaves_the_old_file(tmp_path, monkeypatch):
     assert runs.load_state(path, STAMP)["k"] == 1 and [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_study_s_two_files_are_replaced_together_or_not_at_all(tmp_path):
+def test_the_two_files_of_a_study_are_replaced_together_or_not_at_all(tmp_path):
     def draw(path):
         path.write_text("new")
 
@@ -123,8 +123,8 @@ def test_a_study_s_two_files_are_replaced_together_or_not_at_all(tmp_path):
         with pytest.raises(ValueError):
             runs.write_results(tmp_path, "s", content, drawing)
         assert paths[1].read_text() == "old" and '"a": [' in paths[0].read_text() and len(list(tmp_path.iterdir())) == 2
+    (tmp_path / "t.png").mkdir()
     with pytest.raises(OSError, match="is a folder"):
-        (tmp_path / "t.png").mkdir()
         runs.prepare(tmp_path, "t.json", "t.png")
 
 
