@@ -1,24 +1,30 @@
-"""The four-layer CNN on square grey images: a homogeneous model of degree 4, in float32 inside, float64 outside.
+"""The four-layer CNN on square grey images: a homogeneous model of degree 4, in float32 inside, float64
+outside.
 
-Activations are laid out (row, channel, column, sample), so that every slice and maximum runs along contiguous samples,
-and any k rows of all channels are one contiguous block: the k x k convolution is a matrix times overlapping blocks of
-an array that was unfolded along the columns alone. A block of `CNN.block` samples stays in the processor's cache.
+Activations are laid out (row, channel, column, sample), so that every slice and maximum runs along contiguous
+samples, and any k rows of all channels are one contiguous block: the k x k convolution is a matrix times
+overlapping blocks of an array that was unfolded along the columns alone. A block of `CNN.block` samples stays
+in the processor's cache.
 
-Each primitive stands beside its derivative. All of them are linear in every argument that has a derivative, and each
-one's derivative is another of them, so that second derivatives exist.
+Each primitive stands beside its derivative. All of them are linear in every argument that has a derivative,
+and each one's derivative is another of them, so that second derivatives exist.
 """
 
 import math
 
 import numpy as np
+from autograd.core import make_vjp
 from autograd.extend import defvjp, notrace_primitive, primitive
 from autograd.numpy import stack
 from numpy.lib.stride_tricks import as_strided
 
+from minibias import Problem
+
 
 @primitive
 def split(w, shapes, dtype):
-    """The weights of all layers, arrays of `shapes` and `dtype`, which the flat w (p,) holds one after the other.
+    """The weights of all layers, arrays of `shapes` and `dtype`, which the flat w (p,) holds one after the
+    other.
 
     All at once, so that the gradient is made as one vector (p,) and not as a sum of one per layer.
     """
@@ -47,7 +53,9 @@ defvjp(
 
 @primitive
 def unfold(a, k):
-    """a (R, c, C, N) with its k neighbours along the columns: (R, c k, C-k+1, N), entry (r, c k + j, q, n) = a[r, c, q+j, n]."""
+    """a (R, c, C, N) with its k neighbours along the columns: (R, c k, C-k+1, N), entry (r, c k + j, q, n) =
+    a[r, c, q+j, n].
+    """
     rows, channels, columns, samples = a.shape
     p = np.empty((rows, channels, k, columns - k + 1, samples), a.dtype)
     for j in range(k):
@@ -71,7 +79,9 @@ defvjp(fold, lambda ans, p, k: lambda g: unfold(g, k), argnums=(0,))
 
 
 def windows(p, k):
-    """All blocks of k rows, which overlap in memory, each a matrix: (R, q, C, N) -> a view (R-k+1, k q, C N), read only."""
+    """All blocks of k rows, which overlap in memory, each a matrix: (R, q, C, N) -> a view (R-k+1, k q, C N),
+    read only.
+    """
     p = np.ascontiguousarray(p)
     rows, channels, columns, samples = p.shape
     shape = rows - k + 1, k * channels, columns * samples
@@ -80,10 +90,11 @@ def windows(p, k):
 
 @primitive
 def conv(W, p):
-    """The valid k x k convolution, without a flip as in PyTorch: W (out, c, k, k), p = unfold(a, k) -> (R-k+1, out, C-k+1, N).
+    """The valid k x k convolution, without a flip as in PyTorch: W (out, c, k, k), p = unfold(a, k) ->
+    (R-k+1, out, C-k+1, N).
 
-    One small product per row, on views: BLAS has kernels for small products that copy nothing, up to five times quicker
-    than one large product with so few rows.
+    One small product per row, on views: BLAS has kernels for small products that copy nothing, up to five
+    times quicker than one large product with so few rows.
     """
     out, _, k, _ = W.shape
     z = W.swapaxes(1, 2).reshape(out, -1) @ windows(p, k)
@@ -105,7 +116,9 @@ def conv_transpose(W, g):
 
 @primitive
 def correlate(g, p, shape):
-    """The transpose of W -> conv(W, p): g (R-k+1, out, C, N), p (R, c k, C, N) -> (out, c, k, k), which is `shape`."""
+    """The transpose of W -> conv(W, p): g (R-k+1, out, C, N), p (R, c k, C, N) -> (out, c, k, k), which is
+    `shape`.
+    """
     out, channels, k, _ = shape
     each = g.reshape(*g.shape[:2], -1) @ windows(p, k).swapaxes(1, 2)
     return each.sum(0).reshape(out, k, channels, k).swapaxes(1, 2)
@@ -131,7 +144,9 @@ defvjp(
 
 @notrace_primitive
 def slopes(z, clarke):
-    """ReLU's derivative at z, in z's dtype, untraced: 1 above 0, 0 below, at 0 `clarke`, any number of [0, 1]."""
+    """ReLU's derivative at z, in z's dtype, untraced: 1 above 0, 0 below, at 0 `clarke`, any number of [0,
+    1].
+    """
     s = (z > 0).astype(z.dtype)
     if clarke:
         s[z == 0] = clarke
@@ -139,7 +154,9 @@ def slopes(z, clarke):
 
 
 def left_right(z):
-    """Views of the left and the right column of each window, without an odd last row or column: (R, c, C, N) -> two (2R', c, C', N)."""
+    """Views of the left and the right column of each window, without an odd last row or column: (R, c, C, N)
+    -> two (2R', c, C', N).
+    """
     rows, columns = z.shape[0] // 2 * 2, z.shape[2] // 2 * 2
     return z[:rows, :, 0:columns:2], z[:rows, :, 1:columns:2]
 
@@ -148,10 +165,11 @@ def left_right(z):
 def winners(z, clarke):
     """ReLU(max over each 2 x 2 window of z), (R', c, C', N), and the choice that it amounts to, untraced.
 
-    The maximum comes first: ReLU is monotone, so that the order makes no difference to the function, and a quarter of
-    the work is left. The choice is `right` (2R', c, C', N), whether in a window's row the right entry wins, and the
-    factors of the `upper` and the `lower` row, one of them 0 and the other ReLU's derivative at the maximum. Of equal
-    entries the first in (row, column) order wins; if that is 0, its factor is `clarke`.
+    The maximum comes first: ReLU is monotone, so that the order makes no difference to the function, and a
+    quarter of the work is left. The choice is `right` (2R', c, C', N), whether in a window's row the right
+    entry wins, and the factors of the `upper` and the `lower` row, one of them 0 and the other ReLU's
+    derivative at the maximum. Of equal entries the first in (row, column) order wins; if that is 0, its
+    factor is `clarke`.
     """
     left, right = left_right(z)
     best = np.maximum(left, right)
@@ -164,7 +182,9 @@ def winners(z, clarke):
 
 @primitive
 def pool(z, choice, value=None):
-    """The linear map that a choice of `winners` makes of z: (R, c, C, N) -> (R', c, C', N); `value` is the result if known."""
+    """The linear map that a choice of `winners` makes of z: (R, c, C, N) -> (R', c, C', N); `value` is the
+    result if known.
+    """
     if value is not None:
         return value
     right, upper, lower = choice
@@ -193,30 +213,41 @@ defvjp(unpool, lambda ans, g, choice, shape: lambda outer: pool(outer, choice), 
 
 
 class CNN:
-    """Φ(w, x) = W_4 σ(W_3 P(W_2 * P(W_1 * x))) without biases, homogeneous of degree 4; σ is ReLU and P = σ(max over 2 x 2).
+    """Φ(w, x) = W_4 σ(W_3 P(W_2 * P(W_1 * x))) without biases, homogeneous of degree 4; σ is ReLU and P =
+    σ(max over 2 x 2).
 
-    width    (c_1, c_2, hidden): W_1 * is a 5 x 5 convolution from 1 to c_1 channels, W_2 * a 3 x 3 one to c_2 channels,
-             W_3 maps what is left, 25 c_2 numbers for side 28, to `hidden` units
-    side     x is side x side pixels, row by row; convolutions are valid and pooling drops an odd last row and column
+    width    (c_1, c_2, hidden): W_1 * is a 5 x 5 convolution from 1 to c_1 channels, W_2 * a 3 x 3 one to c_2
+             channels, W_3 maps what is left, 25 c_2 numbers for side 28, to `hidden` units
+    side     x is side x side pixels, row by row; convolutions are valid and pooling drops an odd last row and
+             column
     outputs  the number K >= 2 of classes: W_4 maps to K outputs
-    clarke   σ'(0), any number of the Clarke subdifferential [0, 1]; of equal entries in a pooling window the first in
-             (row, column) order takes all of the derivative
+    clarke   σ'(0), any number of the Clarke subdifferential [0, 1]; of equal entries in a pooling window the
+             first in (row, column) order takes all of the derivative
     dtype    the precision inside, float32 or float64; w, Φ and the derivatives are float64 in both
 
-    `size` is p, the number of parameters: W_1 first, each in C order and of PyTorch's shape, (out, in, row, column) for
-    the convolutions and (out, in) for the others, where W_3's `in` counts (channel, row, column). `block` is the number
-    of samples that it is best given at a time: the activations then stay in the cache, and the result is the same up to
-    rounding. As in a deep MLP, backpropagation's derivative need not lie in the Clarke subdifferential of Φ.
-    Raises ValueError for sizes below 1, a side below 12, which leaves nothing to W_3, one output, another dtype, a
-    Clarke choice out of range.
+    `size` is p, the number of parameters: W_1 first, each in C order and of PyTorch's shape, (out, in, row,
+    column) for the convolutions and (out, in) for the others, where W_3's `in` counts (channel, row, column).
+    `block` is the number of samples that it is best given at a time: the activations then stay in the cache,
+    and the result is the same up to rounding. As in a deep MLP, backpropagation's derivative need not lie in
+    the Clarke subdifferential of Φ. Raises ValueError for sizes below 1, a side below 12, which leaves
+    nothing to W_3, one output, another dtype, a Clarke choice out of range.
     """
 
     degree = 4
 
     def __init__(self, width=(8, 16, 64), side=28, outputs=10, clarke=0.0, dtype=np.float32):
-        self.width, self.side, self.outputs, self.clarke, self.dtype = tuple(width), side, outputs, clarke, np.dtype(dtype)
+        self.width, self.side, self.outputs, self.clarke, self.dtype = (
+            tuple(width),
+            side,
+            outputs,
+            clarke,
+            np.dtype(dtype),
+        )
         if len(self.width) != 3 or min(self.width) < 1:
-            raise ValueError(f"the width of a CNN must be three integers from 1 on (channels, channels, hidden units), not {self.width}")
+            raise ValueError(
+                "the width of a CNN must be three integers from 1 on (channels, channels, hidden units), "
+                f"not {self.width}"
+            )
         if side < 12:
             raise ValueError(f"the images of a CNN must have 12 or more pixels a side, not {side}")
         if outputs < 2:
@@ -229,25 +260,33 @@ class CNN:
         left = ((side - 4) // 2 - 2) // 2
         self.shapes = [(first, 1, 5, 5), (second, first, 3, 3), (hidden, second * left**2), (outputs, hidden)]
         self.size = sum(map(math.prod, self.shapes))
-        # measured; with a million parameters the cast of w and the sum of the gradients, once a block, count more than the cache
+        # measured; with a million parameters the cast of w and the sum of the gradients, once a block, count
+        # more than the cache
         self.block = 64 if self.size < 1e6 else 128
 
     def init(self, rng, runs):
-        """`runs` initial parameter vectors, He's: each weight uniform in ±sqrt(6 / fan in), of variance 2 / fan in: (runs, p)."""
+        """`runs` initial parameter vectors, He's: each weight uniform in ±sqrt(6 / fan in), of variance 2 /
+        fan in: (runs, p).
+        """
         bounds = [np.full(math.prod(shape), math.sqrt(6 / math.prod(shape[1:]))) for shape in self.shapes]
         return rng.uniform(-1, 1, (runs, self.size)) * np.concatenate(bounds)
 
     def patches(self, x):
-        """The images x (N, side²) as the first layer wants them, (side, 5, side - 4, N) in `dtype`: made once, they save time.
+        """The images x (N, side²) as the first layer wants them, (side, 5, side - 4, N) in `dtype`: made
+        once, they save time.
 
         Raises ValueError if x does not hold images of this size.
         """
         if x.ndim != 2 or x.shape[1] != self.side**2:
-            raise ValueError(f"x must be (N, {self.side**2}), images of {self.side} x {self.side} pixels, not {x.shape}")
+            raise ValueError(
+                f"x must be (N, {self.side**2}), images of {self.side} x {self.side} pixels, not {x.shape}"
+            )
         return unfold(x.T.astype(self.dtype, order="C").reshape(self.side, 1, self.side, -1), 5)
 
     def __call__(self, w, x):
-        """Φ at w (..., p) for the samples x, images (N, side²) or their `patches`: (..., N, K), one run after the other."""
+        """Φ at w (..., p) for the samples x, images (N, side²) or their `patches`: (..., N, K), one run after
+        the other.
+        """
         p = self.patches(x) if x.ndim == 2 else x
         if w.ndim > 1:
             return stack([self(w[run], p) for run in range(len(w))])
@@ -261,3 +300,39 @@ class CNN:
         """ReLU and pooling of z (R, c, C, N): (R', c, C', N)."""
         value, choice = winners(z, self.clarke)
         return pool(z, choice, value)
+
+
+class Blocks(Problem):
+    """The same problem some samples at a time, so that memory grows with the block and not with the samples
+    times the layers.
+
+    block    samples at a time, from 1 on; x (N, d), y (N,), loss, outputs as in `Problem`
+    keep     bytes; a model with `patches(x)`, what its first layer makes of the data, has them made once
+             while they stay under this
+    """
+
+    def __init__(self, model, x, y, loss="exp", outputs=None, block=64, keep=1 << 28):
+        super().__init__(model, x, y, loss, outputs)
+        rows = [slice(start, start + block) for start in range(0, len(y), block)]
+        self.parts = [Problem(model, self.x[r], self.y[r], loss, self.outputs) for r in rows]
+        if hasattr(model, "patches") and len(y) * model.patches(self.x[:1]).nbytes < keep:
+            for part in self.parts:
+                part.x = model.patches(part.x)
+
+    def margins(self, w):
+        return np.concatenate([part.margins(w) for part in self.parts], -1)
+
+    def gradient(self, w):
+        """log L = logsumexp_B log L_B and u = Σ_B e^(log L_B - log L) u_B, with the largest log L_B so far as
+        the running unit.
+        """
+        highest, total, u = -np.inf, 0.0, 0.0
+        for part in self.parts:
+            backward, phi = make_vjp(lambda w, part=part: part.model(w, part.x), w)
+            log_loss, weights, part_total = part.weights(part.pairs(phi))
+            higher = np.maximum(highest, log_loss)
+            before, share = np.exp(highest - higher)[..., None], np.exp(log_loss - higher)[..., None]
+            total = before * total + share
+            u = before * u - backward(part.pairs_transpose(share / part_total * weights))
+            highest = higher
+        return highest + np.log(total)[..., 0], u / total

@@ -1,29 +1,35 @@
-"""Draws, and does nothing else."""
+"""Draws, and does nothing else: results in, a matplotlib Figure out, for a notebook or a file."""
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from minibias import angle_to_ones, unit
 
 # Okabe and Ito's palette, which the colour-blind can tell apart, and a mark for each as a second cue
 COLOURS = {"gd": "#000000", "adagrad": "#D55E00", "rmsprop": "#0072B2", "adam": "#009E73"}
+SPARE = ("#E69F00", "#56B4E9", "#CC79A7", "#F0E442")
 NAMES = {"gd": "GD", "adagrad": "AdaGrad", "rmsprop": "RMSProp", "adam": "Adam (w/m)"}
 MARKS = {"discrete": "o", "flow": "x", "limit": "+"}
 EAST, NORTH = np.array([-1, 1, 0]) / np.sqrt(2), np.array([-1, -1, 2]) / np.sqrt(6)
 
 
-def save(figure, path):
-    figure.savefig(path, format="png", dpi=110)
-    plt.close(figure)
+def colour(optimizer):
+    """The optimizer's colour: its own, or for a new conditioner one of the palette's others."""
+    return COLOURS.get(optimizer) or SPARE[sum(optimizer.encode()) % len(SPARE)]
+
+
+def named(optimizer):
+    return NAMES.get(optimizer, optimizer)
 
 
 def name_above(figure, optimizers, *more):
     """A legend of the optimizers' colours, once each, and of `more` lines above all panels."""
-    lines = [plt.Line2D([], [], color=COLOURS[o], lw=2, label=NAMES[o]) for o in dict.fromkeys(optimizers)]
-    figure.legend(handles=[*lines, *more], loc="outside upper center", ncols=len(lines) + len(more), frameon=False)
+    lines = [Line2D([], [], color=colour(o), lw=2, label=named(o)) for o in dict.fromkeys(optimizers)]
+    figure.legend(
+        handles=[*lines, *more], loc="outside upper center", ncols=len(lines) + len(more), frameon=False
+    )
 
 
 def jitter(n, width=0.25):
@@ -42,9 +48,11 @@ def octant(axes, results):
         axes.text(corner @ EAST, corner @ NORTH, f"$h_{k + 1}$", ha="center", va="center", color="0.3")
     for r in results:
         h = unit(r["h_inf"])
-        axes.plot(h @ EAST, h @ NORTH, MARKS[r["form"]], color=COLOURS[r["optimizer"]], ms=5, mfc="none", alpha=0.7)
+        axes.plot(
+            h @ EAST, h @ NORTH, MARKS[r["form"]], color=colour(r["optimizer"]), ms=5, mfc="none", alpha=0.7
+        )
     axes.plot(0, 0, "*", ms=13, mfc="none", mec="#CC79A7", mew=1.3)
-    axes.set(aspect="equal", xlim=(-1, 1), ylim=(-0.68, 1.05), title=NAMES[results[0]["optimizer"]])
+    axes.set(aspect="equal", xlim=(-1, 1), ylim=(-0.68, 1.05), title=named(results[0]["optimizer"]))
     axes.axis("off")
 
 
@@ -55,8 +63,8 @@ def strips(axes, results, key, label):
         place = optimizers.index(r["optimizer"]) + 0.8 * ((forms.index(r["form"]) + 0.5) / len(forms) - 0.5)
         values = key(r)
         spots = place + jitter(len(values), 0.5 / len(forms))
-        axes.plot(spots, values, MARKS[r["form"]], color=COLOURS[r["optimizer"]], ms=4, mfc="none", alpha=0.7)
-    axes.set_xticks(range(len(optimizers)), [NAMES[o].replace(" ", "\n") for o in optimizers], fontsize=8)
+        axes.plot(spots, values, MARKS[r["form"]], color=colour(r["optimizer"]), ms=4, mfc="none", alpha=0.7)
+    axes.set_xticks(range(len(optimizers)), [named(o).replace(" ", "\n") for o in optimizers], fontsize=8)
     axes.set(ylabel=label, xlim=(-0.6, len(optimizers) - 0.4))
     axes.grid(axis="y", color="0.9")
 
@@ -67,39 +75,72 @@ def normals(w):
 
 
 def decisions(axes, x, y, results):
-    """The data, and outside them the unit normal of every run's decision line at the end of the last form, one circle per optimizer."""
+    """The data, and outside them the unit normal of every run's decision line at the end of the last form,
+    one circle per optimizer.
+    """
     for label, mark, face in ((1, "s", "0.35"), (-1, "o", "none")):
         axes.plot(*x[y == label].T, mark, ms=3.5, mec="0.35", mfc=face, mew=0.8, label=f"y = {label:+d}")
     reach = np.linalg.norm(x, axis=1).max()
     optimizers = list(dict.fromkeys(r["optimizer"] for r in results))
     for k, optimizer in enumerate(optimizers):
         w = [r["w"] for r in results if r["optimizer"] == optimizer][-1]
-        axes.plot(*(reach * (1.12 + 0.1 * k) * normals(w)).T, "o", ms=3, color=COLOURS[optimizer], alpha=0.6, label=NAMES[optimizer])
-    predicted = np.array([u for r in results for u in r.get("predicted", ()) if u[0] is not None], float).reshape(-1, 3)
+        axes.plot(
+            *(reach * (1.12 + 0.1 * k) * normals(w)).T,
+            "o",
+            ms=3,
+            color=colour(optimizer),
+            alpha=0.6,
+            label=named(optimizer),
+        )
+    predicted = np.array(
+        [u for r in results for u in r.get("predicted", ()) if u[0] is not None], float
+    ).reshape(-1, 3)
     if len(predicted):
-        axes.plot(*(reach * (1.12 + 0.1 * len(optimizers)) * normals(predicted)).T, "d", ms=4, mfc="none", color="#CC79A7", label="predicted")
-    axes.plot([], [], " ", label=f"(normals of the\ndecision lines,\n{results[-1]['form']}; a circle\nper optimizer)")
+        axes.plot(
+            *(reach * (1.12 + 0.1 * len(optimizers)) * normals(predicted)).T,
+            "d",
+            ms=4,
+            mfc="none",
+            color="#CC79A7",
+            label="predicted",
+        )
+    axes.plot(
+        [],
+        [],
+        " ",
+        label=f"(normals of the\ndecision lines,\n{results[-1]['form']}; a circle\nper optimizer)",
+    )
     span = reach * (1.25 + 0.1 * len(optimizers))
     axes.set(aspect="equal", xlim=(-span, span), ylim=(-span, span), xlabel="$x_1$", ylabel="$x_2$")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
 
 
-def direction(path, x, y, results):
-    """Directions of h_∞, normalised margins and, for three parameters in the plane, the data with the decisions."""
+def direction(x, y, results):
+    """Directions of h_∞, normalised margins and, for three parameters in the plane, the data with the
+    decisions.
+    """
     optimizers = list(dict.fromkeys(r["optimizer"] for r in results))
     limits = [r for r in results if r["form"] == "limit" and any(e is not None for e in r["direction_error"])]
     plane = x.shape[1] == 2 and results[0]["w"].shape[-1] == 3
-    figure = plt.figure(figsize=(11, 6.6 if plane else 3.8), layout="constrained")
+    figure = Figure(figsize=(11, 6.6 if plane else 3.8), layout="constrained")
     if plane:
         top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.35))
         for axes, optimizer in zip(top.subplots(1, len(optimizers), squeeze=False)[0], optimizers):
             octant(axes, [r for r in results if r["optimizer"] == optimizer])
-        top.suptitle(r"directions of $h_\infty$ of all runs on the positive octant; star: $(1,1,1)/\sqrt{3}$", fontsize=11)
+        top.suptitle(
+            r"directions of $h_\infty$ of all runs on the positive octant; star: $(1,1,1)/\sqrt{3}$",
+            fontsize=11,
+        )
         *left, right = bottom.subplots(1, 2 + bool(limits))
         decisions(right, x, y, results)
     else:
         right, *left = figure.subplots(1, 2 + bool(limits))
-        strips(right, results, lambda r: angle_to_ones(r["h_inf"]), r"angle of $h_\infty$ to $(1,\ldots,1)$ (degrees)")
+        strips(
+            right,
+            results,
+            lambda r: angle_to_ones(r["h_inf"]),
+            r"angle of $h_\infty$ to $(1,\ldots,1)$ (degrees)",
+        )
     if limits:
         known = lambda r: np.array([np.nan if e is None else max(e, 1e-17) for e in r["direction_error"]])  # noqa: E731
         strips(left[1], limits, known, "distance of the limit's direction\nto the predicted one")
@@ -109,36 +150,55 @@ def direction(path, x, y, results):
     for form in dict.fromkeys(r["form"] for r in results):
         left.plot([], [], MARKS[form], color="0.3", mfc="none", label=form)
     left.legend(fontsize=8, ncols=3, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    save(figure, path)
+    return figure
 
 
-def claims(path, measures, levels):
-    """The proof at work, run 0 of every optimizer with the exponential loss."""
-    figure, ((time, surrogate), (beta, kkt)) = plt.subplots(2, 2, figsize=(9.5, 7.2), layout="constrained")
-    for (optimizer, loss), m in measures.items():
-        if loss != "exp":
-            continue
-        log_t, log_loss, margin, h = (np.array(column) for column in zip(*m["path"]))
-        style = {"color": COLOURS[optimizer], "lw": 3.5 if optimizer == "rmsprop" else 1.5}  # Adam's line often lies on RMSProp's
+def claims(proof):
+    """The proof at work, run 0 of every optimizer with the exponential loss: `claims.claims`' "proof"."""
+    figure = Figure(figsize=(9.5, 7.2), layout="constrained")
+    (time, surrogate), (beta, kkt) = figure.subplots(2, 2)
+    for optimizer, m in proof.items():
+        log_t, log_loss, margin, h = (m[name] for name in ("log_t", "log_loss", "surrogate", "h"))
+        width = 3.5 if optimizer == "rmsprop" else 1.5  # Adam's line often lies on RMSProp's
+        style = {"color": colour(optimizer), "lw": width}
         time.plot(log_t[1:] / np.log(10), log_loss[1:], **style)
         positive = log_loss < -1
         surrogate.plot(-log_loss[positive], margin[positive] / margin[positive][0], **style)
         gap = np.abs(h / h[-1] - 1).max(-1)[positive]
         beta.plot(-log_loss[positive], np.where(gap > 1e-16, gap, np.nan), **style)
-        kkt.plot(levels, m["epsilons"], **style)
-        kkt.plot(levels, np.where(m["deltas"] > 1e-16, m["deltas"], np.nan), ls="--", color=COLOURS[optimizer])
-    kinds = [kkt.plot([], [], dash, color="0.3", label=name)[0] for dash, name in (("-", r"$\varepsilon_i$"), ("--", r"$\delta_i$"))]
+        kkt.plot(m["levels"], m["epsilons"], **style)
+        deltas = np.where(m["deltas"] > 1e-16, m["deltas"], np.nan)
+        kkt.plot(m["levels"], deltas, ls="--", color=colour(optimizer))
+    kinds = [
+        kkt.plot([], [], dash, color="0.3", label=name)[0]
+        for dash, name in (("-", r"$\varepsilon_i$"), ("--", r"$\delta_i$"))
+    ]
     time.set(xlabel=r"$\log_{10} t$ (steps)", ylabel=r"$\log L$", title="the loss tends to 0")
     surrogate.set(
-        xlabel=r"$\log 1/L$", ylabel="surrogate margin / first value", xscale="log", yscale="log", title="the surrogate margin is bounded below"
+        xlabel=r"$\log 1/L$",
+        ylabel="surrogate margin / first value",
+        xscale="log",
+        yscale="log",
+        title="the surrogate margin is bounded below",
     )
-    beta.set(xlabel=r"$\log 1/L$", ylabel=r"$\max_j |\beta_j - 1|$", yscale="log", title=r"$\beta = h / h_\infty$ tends to 1 (GD's is 1)")
-    kkt.set(xlabel=r"$\log 1/L$", ylabel="KKT defects of the proof", xscale="log", yscale="log", title="approximate KKT points")
+    beta.set(
+        xlabel=r"$\log 1/L$",
+        ylabel=r"$\max_j |\beta_j - 1|$",
+        yscale="log",
+        title=r"$\beta = h / h_\infty$ tends to 1 (GD's is 1)",
+    )
+    kkt.set(
+        xlabel=r"$\log 1/L$",
+        ylabel="KKT defects of the proof",
+        xscale="log",
+        yscale="log",
+        title="approximate KKT points",
+    )
     kkt.legend(handles=kinds, fontsize=9, frameon=False, loc="lower left")
-    name_above(figure, (optimizer for optimizer, _ in measures))
+    name_above(figure, proof)
     for axes in (time, surrogate, beta, kkt):
         axes.grid(color="0.92")
-    save(figure, path)
+    return figure
 
 
 def band(axes, x, lines, **style):
@@ -153,13 +213,14 @@ def groups(results, *keys):
     return {value: [r for r in results if tuple(r[k] for k in keys) == value] for value in values}
 
 
-def margin(path, results):
+def margin(results):
     """Training loss, margin and accuracy against steps, and the margin against the training loss."""
     discrete = [r for r in results if r["form"] == "discrete"]
-    figure, ((loss, size), (accuracy, fair)) = plt.subplots(2, 2, figsize=(10, 7.4), layout="constrained")
+    figure = Figure(figsize=(10, 7.4), layout="constrained")
+    (loss, size), (accuracy, fair) = figure.subplots(2, 2)
     for (optimizer,), group in groups(discrete, "optimizer").items():
-        style = {"color": COLOURS[optimizer]}
-        steps = sorted(set.intersection(*(set(r["step"].tolist()) for r in group)))  # those that all seeds recorded
+        style = {"color": colour(optimizer)}
+        steps = sorted(set.intersection(*(set(r["step"].tolist()) for r in group)))  # that all seeds recorded
         column = lambda key: np.array([r[key][np.isin(r["step"], steps)] for r in group])  # noqa: E731
         steps, separated = np.array(steps), (column("margin") > 0).all(0)
         band(loss, steps, column("log_loss"), **style)
@@ -167,14 +228,25 @@ def margin(path, results):
         band(accuracy, steps, 100 * column("test_accuracy"), **style)
         accuracy.plot(steps, 100 * column("train_accuracy").mean(0), ":", **style)
     for r in results:
-        since = np.flatnonzero(r["margin"] <= 0)[-1] + 1 if (r["margin"] <= 0).any() else 0  # it separates from then on
-        fair.plot(-r["log_loss"][since:], r["margin"][since:], color=COLOURS[r["optimizer"]], lw=1, ls="-" if r["form"] == "discrete" else "--")
+        since = np.append(np.flatnonzero(r["margin"] <= 0) + 1, 0).max()  # it separates from then on
+        dash, at = "-" if r["form"] == "discrete" else "--", slice(since, None)
+        fair.plot(-r["log_loss"][at], r["margin"][at], color=colour(r["optimizer"]), lw=1, ls=dash)
     late = len(results) > len(discrete)
     least = min(r["test_accuracy"][-1] for r in discrete)
     loss.set(xlabel="step", ylabel=r"training loss, $\log L$", xscale="log")
     size.set(xlabel="step", ylabel=r"normalised margin $q_{\min}/\|w\|^4$", title="where all seeds separate")
-    accuracy.set(xlabel="step", ylabel="accuracy (%)", title="test solid, training dotted", xscale="log", ylim=(max(0, 100 * least - 25), 101))
-    fair.set(xlabel=r"$\log 1/L$", ylabel=r"normalised margin $q_{\min}/\|w\|^4$", title="each seed" + ("; steps solid, flow dashed" if late else ""))
+    accuracy.set(
+        xlabel="step",
+        ylabel="accuracy (%)",
+        title="test solid, training dotted",
+        xscale="log",
+        ylim=(max(0, 100 * least - 25), 101),
+    )
+    fair.set(
+        xlabel=r"$\log 1/L$",
+        ylabel=r"normalised margin $q_{\min}/\|w\|^4$",
+        title="each seed" + ("; steps solid, flow dashed" if late else ""),
+    )
     for axes in (size, fair):
         if any(line.get_xdata().size for line in axes.lines):
             axes.set_yscale("log")
@@ -188,59 +260,90 @@ def margin(path, results):
     name_above(figure, (r["optimizer"] for r in results))
     for axes in (loss, size, accuracy, fair):
         axes.grid(color="0.92")
-    save(figure, path)
+    return figure
 
 
-def epsilon(path, summary):
-    """Training loss, margin and test accuracy against ε, mean and spread over the seeds: a row of panels for each form."""
+def epsilon(summary):
+    """Training loss, margin and test accuracy against ε, mean and spread over the seeds; a row for a form."""
     forms = groups(summary, "form")
-    figure, rows = plt.subplots(len(forms), 3, figsize=(12, 3.7 * len(forms) + 0.4), layout="constrained", squeeze=False)
+    optimizers = list(dict.fromkeys(row["optimizer"] for row in summary))
+    figure = Figure(figsize=(12, 3.7 * len(forms) + 0.4), layout="constrained")
+    rows = figure.subplots(len(forms), 3, squeeze=False)
     for panels, ((form,), entries) in zip(rows, forms.items()):
         for (optimizer,), mine in groups(entries, "optimizer").items():
             for axes, key in zip(panels, ("log_loss", "margin", "test_accuracy")):
                 for k, (end, style) in enumerate((("", "-o"), ("_same", "--s"))):
                     if key + end in mine[0]:
-                        values = [row[key + end] * (100 if key == "test_accuracy" else 1) for row in mine]  # of as many seeds as separate
+                        unit = 100 if key == "test_accuracy" else 1
+                        values = [unit * row[key + end] for row in mine]  # of as many seeds as separate
                         low, mean, high = np.array([(v.min(), v.mean(), v.max()) for v in values]).T
                         spread = np.stack([mean - low, high - mean])
-                        shift = 1.4 ** (list(NAMES).index(optimizer) - 2.5 + k / 2)  # so that error bars do not hide each other
+                        # so that error bars do not hide each other
+                        shift = 1.4 ** (optimizers.index(optimizer) - len(optimizers) / 2 + 0.5 + k / 2)
                         eps = shift * np.array([row["eps"] for row in mine])
-                        axes.errorbar(eps, mean, spread, fmt=style, ms=4, capsize=2, color=COLOURS[optimizer])
-        for axes, label in zip(panels, (r"training loss, $\log L$", r"normalised margin $q_{\min}/\|w\|^4$", "test accuracy (%)")):
-            axes.set(xlabel=r"$\varepsilon$", ylabel=label, xscale="log", title=f"{form} form" if len(forms) > 1 else None)
+                        axes.errorbar(eps, mean, spread, fmt=style, ms=4, capsize=2, color=colour(optimizer))
+        for axes, label in zip(
+            panels, (r"training loss, $\log L$", r"normalised margin $q_{\min}/\|w\|^4$", "test accuracy (%)")
+        ):
+            axes.set(
+                xlabel=r"$\varepsilon$",
+                ylabel=label,
+                xscale="log",
+                title=f"{form} form" if len(forms) > 1 else None,
+            )
             axes.grid(color="0.92")
-    kinds = [plt.Line2D([], [], color="0.3", ls=s[:-1], marker=s[-1], ms=4, label=n) for s, n in (("-o", "last step"), ("--s", "same training loss"))]
-    name_above(figure, (row["optimizer"] for row in summary), *kinds)
-    save(figure, path)
+    kinds = [
+        Line2D([], [], color="0.3", ls=s[:-1], marker=s[-1], ms=4, label=n)
+        for s, n in (("-o", "last step"), ("--s", "same training loss"))
+    ]
+    name_above(figure, optimizers, *kinds)
+    return figure
 
 
-def crossover(path, results, slopes):
+def crossover(results, slopes):
     """Distances to both directions along log 1/L, darker for smaller ε, and the crossings against log 1/ε."""
-    optimizers, epsilons = (sorted({r[key] for r in results}, key=[r[key] for r in results].index) for key in ("optimizer", "eps"))
-    figure, (*panels, crossings) = plt.subplots(1, len(optimizers) + 1, figsize=(4.2 * len(optimizers) + 3.8, 4.4), layout="constrained")
+    optimizers, epsilons = (
+        sorted({r[key] for r in results}, key=[r[key] for r in results].index) for key in ("optimizer", "eps")
+    )
+    figure = Figure(figsize=(4.2 * len(optimizers) + 3.8, 4.4), layout="constrained")
+    *panels, crossings = figure.subplots(1, len(optimizers) + 1)
     for axes, optimizer in zip(panels, optimizers):
         mine = [r for r in results if r["optimizer"] == optimizer]
-        turned = np.array([(-np.log(r["eps"]), r["crossing"]) for r in mine if r["crossing"] is not None]).reshape(-1, 2).T
+        crossed = [(-np.log(r["eps"]), r["crossing"]) for r in mine if r["crossing"] is not None]
+        turned = np.reshape(crossed, (-1, 2)).T
         for r in mine:
             depth = 1 - 0.55 * epsilons.index(r["eps"]) / (len(epsilons) - 1)
-            colour = 1 - depth * (1 - np.array(matplotlib.colors.to_rgb(COLOURS[optimizer])))
+            shade = 1 - depth * (1 - np.array(to_rgb(colour(optimizer))))
             shown = r["log_inverse_loss"] >= 1
             at, linf, l2 = (r[key][shown] for key in ("log_inverse_loss", "distance_linf", "distance_l2"))
-            axes.plot(at, linf, color=colour, lw=1.7, label=rf"$\varepsilon = 10^{{{np.log10(r['eps']):.3g}}}$")
-            axes.plot(at, l2, "--", color=colour, lw=1.2)
+            axes.plot(
+                at, linf, color=shade, lw=1.7, label=rf"$\varepsilon = 10^{{{np.log10(r['eps']):.3g}}}$"
+            )
+            axes.plot(at, l2, "--", color=shade, lw=1.2)
             if r["crossing"] is not None:
-                axes.plot(r["crossing"], np.interp(r["crossing"], at, linf), "o", color=colour, ms=6, mec="white", mew=0.8, zorder=3)
+                spot = r["crossing"], np.interp(r["crossing"], at, linf)
+                axes.plot(*spot, "o", color=shade, ms=6, mec="white", mew=0.8, zorder=3)
         for dash, label in (("-", r"to $\ell_\infty$"), ("--", r"to $L^2$"), ("-o", "crossing")):
             axes.plot([], [], dash, color="0.3", ms=5, mec="white", label=label)
-        axes.set(xscale="log", xlabel=r"$\log 1/L$", ylabel="distance to max-margin direction", title=NAMES[optimizer], ylim=(0, None))
+        axes.set(
+            xscale="log",
+            xlabel=r"$\log 1/L$",
+            ylabel="distance to max-margin direction",
+            title=named(optimizer),
+            ylim=(0, None),
+        )
         axes.legend(fontsize=8, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17))
         line = "" if slopes[optimizer] is None else f", slope {slopes[optimizer]:.2f}"
-        crossings.plot(*turned, "o", color=COLOURS[optimizer], ms=5, mfc="none", label=NAMES[optimizer] + line)
+        crossings.plot(*turned, "o", color=colour(optimizer), ms=5, mfc="none", label=named(optimizer) + line)
         if line:
             x, y = turned
-            crossings.plot(x, y.mean() + slopes[optimizer] * (x - x.mean()), color=COLOURS[optimizer], lw=1.2)
-    crossings.set(xlabel=r"$\log 1/\varepsilon$", ylabel=r"crossing, $\log 1/L$", title=r"last time nearer to $\ell_\infty$ than to $L^2$")
+            crossings.plot(x, y.mean() + slopes[optimizer] * (x - x.mean()), color=colour(optimizer), lw=1.2)
+    crossings.set(
+        xlabel=r"$\log 1/\varepsilon$",
+        ylabel=r"crossing, $\log 1/L$",
+        title=r"last time nearer to $\ell_\infty$ than to $L^2$",
+    )
     crossings.legend(fontsize=9, frameon=False, loc="upper left")
     for axes in (*panels, crossings):
         axes.grid(color="0.92")
-    save(figure, path)
+    return figure

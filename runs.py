@@ -1,5 +1,6 @@
-"""Jobs, checkpoints and result files: what every study needs and no theory. Files appear whole or not at all."""
+"""Jobs, checkpoints and result files, without any theory. Files appear whole or not at all."""
 
+import ctypes
 import hashlib
 import io
 import json
@@ -12,18 +13,29 @@ import threading
 import time
 import uuid
 import warnings
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
 from contextlib import contextmanager
 from importlib.metadata import version
 
 import numpy as np
 
 CHECKPOINT_EVERY = 10.0  # seconds
-LIBRARY = ("models.py", "cnn.py", "minibias.py", "optimizers.py", "runs.py", "experiments.py")  # in the order of their imports
+# what the numbers of a study that resumes depend on, in the order of its imports
+ROOMS = "dialects datasets solvers models minibias optimizers limits cnn runs mnist"
+LIBRARY = [f"{room}.py" for room in ROOMS.split()]
 
 
 def prepare(out, *names):
-    """The folder `out`, made if missing, proven writable and swept of what killed processes left half-written.
+    """The folder `out`, made if missing, proven writable and swept of what killed processes left
+    half-written.
 
     Raises OSError where that is not possible, or where a folder has one of the `names` of the files to come.
     """
@@ -36,7 +48,9 @@ def prepare(out, *names):
                 leftover.unlink(missing_ok=True)
         write(out / "probe", lambda path: path.write_bytes(b"")).unlink()
     except OSError as problem:
-        raise OSError(f"{out}: expected a folder that can be written in, but {problem.strerror or problem}") from None
+        raise OSError(
+            f"{out}: expected a folder that can be written in, but {problem.strerror or problem}"
+        ) from None
     for name in names:
         if (out / name).is_dir():
             raise OSError(f"{out / name} is a folder, expected a file or nothing there")
@@ -54,7 +68,8 @@ def alive(pid):
 
 
 def write(path, fill):
-    """Let `fill` write a file beside `path` under a name of its own, then rename it: `path` is whole or untouched.
+    """Let `fill` write a file beside `path` under a name of its own, then rename it: `path` is whole or
+    untouched.
 
     Raises OSError, which names `path`, where that is not possible.
     """
@@ -72,7 +87,8 @@ def write(path, fill):
 
 
 def write_results(out, study, content, draw):
-    """OUT/STUDY.json and, filled by draw(path), OUT/STUDY.png: a list of both paths. If one cannot be made, both stay untouched.
+    """OUT/STUDY.json and, filled by draw(path), OUT/STUDY.png: a list of both paths. If one cannot be made,
+    both stay untouched.
 
     Arrays become lists; a NaN or an infinity in `content` is a bug of the study and raises ValueError.
     """
@@ -90,8 +106,25 @@ def versions():
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def stop_with_parent(parent):
-    """Worker set-up: a worker whose parent is gone ends at once, so that no orphan goes on writing or computing."""
+def silent(shares):
+    """The report of a study that does not say how far it is."""
+
+
+def keep_freed_memory():
+    """Have this process keep the memory that it frees; page faults cost up to four times the arithmetic.
+
+    It sets M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc; elsewhere there is nothing to set.
+    """
+    try:
+        for option in (-1, -3):
+            ctypes.CDLL(None).mallopt(option, 1 << 25)
+    except (AttributeError, OSError, TypeError):
+        pass
+
+
+def begin_worker(parent):
+    """Worker set-up: a worker whose parent is gone ends at once, so that no orphan goes on computing."""
+    keep_freed_memory()
 
     def watch():
         while os.getppid() == parent:
@@ -117,8 +150,9 @@ class Here(Executor):
 def executor(jobs, tasks, dask=None):
     """An executor for so many tasks, and how many of them to keep under way.
 
-    jobs 1, or a single task, stays in this process, more are processes; dask is the address of a Dask cluster, whose workers are
-    sent the library files. Raises ValueError where the package distributed is missing, OSError where the cluster or a process is lost.
+    jobs 1, or a single task, stays in this process, more are processes; dask is the address of a Dask
+    cluster, whose workers are sent the library files. Raises ValueError where the package distributed is
+    missing, OSError where the cluster or a process is lost.
     """
     if dask:
         try:
@@ -126,10 +160,16 @@ def executor(jobs, tasks, dask=None):
         except ImportError:
             raise ValueError("--dask needs the package distributed: pip install distributed") from None
         try:
-            with warnings.catch_warnings(), distributed.Client(dask, timeout=10, set_as_default=False) as client:
-                warnings.filterwarnings("ignore", "Sending large graph")  # the images, some megabytes for each piece of ten seconds
+            with (
+                warnings.catch_warnings(),
+                distributed.Client(dask, timeout=10, set_as_default=False) as client,
+            ):
+                warnings.filterwarnings(
+                    "ignore", "Sending large graph"
+                )  # the images, some megabytes for each piece of ten seconds
                 for name in LIBRARY:
                     client.upload_file(str(pathlib.Path(__file__).with_name(name)))
+                client.run(keep_freed_memory)
                 yield client.get_executor(), tasks
         except (distributed.KilledWorker, CancelledError) as problem:
             raise OSError(f"the Dask cluster {dask} lost a task: {problem or 'cancelled'}") from None
@@ -141,14 +181,18 @@ def executor(jobs, tasks, dask=None):
         spawn = multiprocessing.get_context("spawn")  # fork would copy a process that has threads
         count = min(jobs, tasks)
         try:
-            with ProcessPoolExecutor(count, spawn, stop_with_parent, (os.getpid(),)) as pool:
+            with ProcessPoolExecutor(count, spawn, begin_worker, (os.getpid(),)) as pool:
                 yield pool, count
         except BrokenExecutor:
-            raise OSError("a worker process was killed, perhaps for want of memory; fewer --jobs need less") from None
+            raise OSError(
+                "a worker process was killed, perhaps for want of memory; fewer --jobs need less"
+            ) from None
 
 
-def spread(job, tasks, jobs, report=lambda shares: None):
-    """The list of job(task) for every task, over `jobs` processes; 1 stays in this process. `report` as in `resume`."""
+def spread(job, tasks, jobs, report=silent):
+    """The list of job(task) for every task, over `jobs` processes; 1 stays in this process. `report` as in
+    `resume`.
+    """
     results = []
     with executor(jobs, len(tasks)) as (pool, _):
         report([0.0] * len(tasks))
@@ -159,10 +203,14 @@ def spread(job, tasks, jobs, report=lambda shares: None):
 
 
 def fingerprint(*parts):
-    """SHA-256 of JSON-ready things and arrays, of the library files and the versions: equal only if all that a number depends on is."""
+    """SHA-256 of JSON-ready things and arrays, of the library files and the versions: equal only if all that
+    a number depends on is.
+    """
     digest = hashlib.sha256()
     for part in (versions(), *parts):
-        text = f"{part.dtype}{part.shape}" if isinstance(part, np.ndarray) else json.dumps(part, sort_keys=True)
+        text = (
+            f"{part.dtype}{part.shape}" if isinstance(part, np.ndarray) else json.dumps(part, sort_keys=True)
+        )
         digest.update(len(text).to_bytes(8, "big") + text.encode())
         digest.update(part.tobytes() if isinstance(part, np.ndarray) else b"")
     for name in LIBRARY:
@@ -171,7 +219,9 @@ def fingerprint(*parts):
 
 
 def save_state(path, state, stamp):
-    """The dict of arrays `state` as a file: a SHA-256 of all that follows, the stamp of 32 bytes, and an .npz."""
+    """The dict of arrays `state` as a file: a SHA-256 of all that follows, the stamp of 32 bytes, and an
+    .npz.
+    """
     buffer = io.BytesIO()
     np.savez(buffer, **state)
     content = stamp + buffer.getvalue()
@@ -190,14 +240,16 @@ def load_state(path, stamp):
         return dict(arrays)
 
 
-def resume(job, tasks, folder, stamp, jobs, dask=None, fresh=False, report=lambda shares: None):
-    """Take every task to its end, in pieces of some ten seconds with a checkpoint after each: a dict name -> final state.
+def resume(job, tasks, folder, stamp, jobs, dask=None, fresh=False, report=silent):
+    """Take every task to its end, in pieces of some ten seconds with a checkpoint after each: a dict name ->
+    final state.
 
-    job      job(task, state or None, seconds) goes on for about so many seconds and returns the new state, a dict of arrays in which
-             `done` says whether the task is finished, and `share` about how much of it is; where the pieces end must not matter to
-             any number in it
+    job      job(task, state or None, seconds) goes on for about so many seconds and returns the new state, a
+             dict of arrays in which `done` says whether the task is finished, and `share` about how much of
+             it is; where the pieces end must not matter to any number in it
     tasks    a dict name -> task
-    folder   where the states are kept; only this process writes there, so that whatever a killed one leaves running harms nothing
+    folder   where the states are kept; only this process writes there, so that whatever a killed one leaves
+             running harms nothing
     stamp    32 bytes; states with another stamp count as missing. `fresh` does not look for any
     report   is called with the share of every task that is done, at the start and after every piece
     """

@@ -1,4 +1,6 @@
-"""Facts about the CNN: its primitives and itself against direct loops, derivatives, Euler's identity, precision."""
+"""Facts about the CNN: its primitives and itself against direct loops, derivatives, Euler's identity,
+precision.
+"""
 
 import math
 from itertools import product
@@ -28,7 +30,8 @@ def outputs(model, w, x):
     return phi, backward
 
 
-# ------------------------------------------------------------------------------------- direct loops, (channel, row, column)
+# ------------------------------------------------------------------------------------- direct loops,
+# (channel, row, column)
 
 
 def direct_conv(W, a):
@@ -41,7 +44,9 @@ def direct_conv(W, a):
 
 
 def direct_pool(z, clarke=0.0):
-    """ReLU(max) over the 2 x 2 windows of one sample z (c, R, C), and its derivative's entries {(window): (winner, slope)}."""
+    """ReLU(max) over the 2 x 2 windows of one sample z (c, R, C), and its derivative's entries {(window):
+    (winner, slope)}.
+    """
     value, chosen = np.zeros((z.shape[0], z.shape[1] // 2, z.shape[2] // 2)), {}
     for c, r, q in np.ndindex(*value.shape):
         places = [(c, 2 * r + i, 2 * q + j) for i, j in product(range(2), range(2))]
@@ -68,16 +73,21 @@ def laid_out(a):
     return np.ascontiguousarray(a.transpose(2, 1, 3, 0))
 
 
-# ------------------------------------------------------------------------------------------------------------ primitives
+# ------------------------------------------------------------------------------------------------------------
+# primitives
 
 
 @pytest.mark.parametrize("channels, rows, columns, samples", SIZES)
 @pytest.mark.parametrize("k", [1, 3, 4])
-def test_convolution_is_the_direct_loop_and_its_derivatives_are_its_transposes(channels, rows, columns, samples, k):
+def test_convolution_is_the_direct_loop_and_its_derivatives_are_its_transposes(
+    channels, rows, columns, samples, k
+):
     a, W = normal(samples, channels, rows, columns), normal(2, channels, k, k)
     p = unfold(laid_out(a), k)
     z = conv(W, p)
-    np.testing.assert_allclose(z, laid_out(np.array([direct_conv(W, one) for one in a])), rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(
+        z, laid_out(np.array([direct_conv(W, one) for one in a])), rtol=1e-12, atol=1e-13
+    )
     g, other = normal(*z.shape, seed=1), normal(*p.shape, seed=2)
     assert inner(g, z) == pytest.approx(inner(conv_transpose(W, g), p), abs=1e-11)
     assert inner(g, z) == pytest.approx(inner(correlate(g, p, W.shape), W), abs=1e-11)
@@ -100,7 +110,9 @@ def test_first_and_second_derivatives_of_the_convolution_against_differences():
 @pytest.mark.parametrize("channels, rows, columns, samples", SIZES)
 @pytest.mark.parametrize("clarke", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_pooling_and_its_derivative_are_the_direct_loop_ties_and_kinks_included(channels, rows, columns, samples, clarke, dtype):
+def test_pooling_and_its_derivative_are_the_direct_loop_ties_and_kinks_included(
+    channels, rows, columns, samples, clarke, dtype
+):
     z = np.random.default_rng(rows).integers(-2, 2, (samples, channels, rows, columns)).astype(dtype)
     value, choice = winners(laid_out(z), clarke)
     g = normal(*value.shape).astype(dtype)
@@ -122,10 +134,13 @@ def test_first_and_second_derivatives_of_pooling_against_differences():
     _, choice = winners(z, 0.0)
     check_grads(lambda z: pool(z, choice), modes=["rev"], order=2)(z)
     check_grads(lambda g: unpool(g, choice, z.shape), modes=["rev"], order=2)(normal(2, 2, 3, 3))
-    check_grads(lambda z: pool(z, winners(z, 0.0)[1]), modes=["rev"], order=2)(z)  # the choice is locally constant
+    check_grads(lambda z: pool(z, winners(z, 0.0)[1]), modes=["rev"], order=2)(
+        z
+    )  # the choice is locally constant
 
 
-# ------------------------------------------------------------------------------------------------------- the whole network
+# ------------------------------------------------------------------------------------------------------- the
+# whole network
 
 
 @pytest.mark.parametrize("width, side", [((1, 1, 2), 12), ((2, 3, 4), 18), ((3, 2, 5), 13), ((1, 2, 1), 17)])
@@ -139,7 +154,9 @@ def test_network_is_the_direct_loop_in_the_documented_order_of_parameters(width,
 
 
 def kinked(model, samples=6, runs=3):
-    """Small-integer w, (runs, p), and images with constant regions: many ties, and many pre-activations that are exactly 0."""
+    """Small-integer w, (runs, p), and images with constant regions: many ties, and many pre-activations that
+    are exactly 0.
+    """
     rng = np.random.default_rng(3)
     w = rng.integers(-1, 2, (runs, model.size)).astype(float)
     x = rng.integers(0, 3, (samples, model.side, model.side)).astype(float)
@@ -159,10 +176,14 @@ def test_homogeneity_and_eulers_identity(dtype, clarke, kinks, side):
     assert phi.dtype == backward(phi).dtype == np.float64
     eps = np.finfo(dtype).eps
     for alpha in (0.5, 3.0):
-        np.testing.assert_allclose(model(alpha * w, x), alpha**4 * phi, rtol=100 * eps, atol=100 * eps * alpha**4 * abs(phi).max())
+        np.testing.assert_allclose(
+            model(alpha * w, x), alpha**4 * phi, rtol=100 * eps, atol=100 * eps * alpha**4 * abs(phi).max()
+        )
     g = normal(*phi.shape)  # <w, Σ g ∂Φ> = 4 Σ g Φ for every weighting g
     scale = abs(g * phi).sum((1, 2))
-    np.testing.assert_allclose((w * backward(g)).sum(-1) / scale, 4 * (g * phi).sum((1, 2)) / scale, atol=100 * eps)
+    np.testing.assert_allclose(
+        (w * backward(g)).sum(-1) / scale, 4 * (g * phi).sum((1, 2)) / scale, atol=100 * eps
+    )
 
 
 def test_points_of_the_test_above_hit_ties_and_kinks_that_the_clarke_choice_decides():
@@ -193,10 +214,14 @@ def test_hidden_units_at_the_kink_have_the_slope_of_the_clarke_choice():
 
 
 def test_float32_gradient_is_the_float64_one_to_the_rounding_of_its_sums():
-    """Rounding of 6e-8 per operation, sums of up to 576 x 20 terms whose errors add up like a random walk: a few 1e-6."""
+    """Rounding of 6e-8 per operation, sums of up to 576 x 20 terms whose errors add up like a random walk: a
+    few 1e-6.
+    """
     x, w = np.random.default_rng(0).random((20, 784)), CNN().init(np.random.default_rng(0), 1)[0]
     y = np.arange(20) % 10
-    (log_loss, u), (exact_loss, exact) = (Problem(CNN(dtype=dtype), x, y, "log").gradient(w) for dtype in (np.float32, np.float64))
+    (log_loss, u), (exact_loss, exact) = (
+        Problem(CNN(dtype=dtype), x, y, "log").gradient(w) for dtype in (np.float32, np.float64)
+    )
     assert u.dtype == np.float64
     assert log_loss == pytest.approx(exact_loss, rel=1e-5)
     start = 0

@@ -1,10 +1,8 @@
 """The studies on MNIST: image files, runs that are killed and go on, jobs and Dask, the verdicts."""
 
-import gzip
 import json
 import os
 import pathlib
-import re
 import signal
 import subprocess
 import sys
@@ -13,13 +11,27 @@ import time
 import numpy as np
 import pytest
 
-import experiments
 import figures
+import mnist
 import runs
-from experiments import IDX_FILES, answers, at_level, main, read_images, verdict
+from cli import main
+from mnist import answers, at_level, verdict
 
 ROOT = pathlib.Path(__file__).parents[1]
-TINY = ["--train", "40", "--test", "30", "--width", "2,3,8", "--steps", "60", "--seeds", "1", "--optimizers", "adagrad,rmsprop"]
+TINY = [
+    "--train",
+    "40",
+    "--test",
+    "30",
+    "--width",
+    "2,3,8",
+    "--steps",
+    "60",
+    "--seeds",
+    "1",
+    "--optimizers",
+    "adagrad,rmsprop",
+]
 
 
 def images(samples, seed=0):
@@ -30,71 +42,6 @@ def images(samples, seed=0):
         "x_test": rng.integers(0, 256, (12, 28, 28)).astype(np.uint8),
         "y_test": rng.integers(0, 10, 12).astype(np.uint8),
     }
-
-
-def idx(array):
-    return bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.astype(np.uint8).tobytes()
-
-
-def write_folder(folder, arrays, pack=lambda content: content, suffix="", rename=lambda name: name):
-    folder.mkdir()
-    for key, name in IDX_FILES.items():
-        (folder / (rename(name) + suffix)).write_bytes(pack(idx(arrays[key])))
-    return folder
-
-
-@pytest.mark.parametrize("kind", ["npz", "compressed", "idx", "gzip", "dots", "dots gzip", "int64"])
-def test_all_layouts_give_the_first_so_many_images(tmp_path, kind):
-    arrays = images(40)
-    path = tmp_path / "mnist.npz"
-    if kind == "idx":
-        path = write_folder(tmp_path / "f", arrays)
-    elif kind == "gzip":
-        path = write_folder(tmp_path / "f", arrays, gzip.compress, ".gz")
-    elif kind == "dots":
-        path = write_folder(tmp_path / "f", arrays, rename=lambda name: name.replace("-idx", ".idx"))
-    elif kind == "dots gzip":
-        path = write_folder(tmp_path / "f", arrays, gzip.compress, ".gz", lambda name: name.replace("-idx", ".idx"))
-    elif kind == "compressed":
-        np.savez_compressed(path, **arrays)
-    else:
-        np.savez(path, **{k: a.astype(np.int64) if kind == "int64" else a for k, a in arrays.items()})
-    x_train, y_train, x_test, y_test = read_images(path, 30, 12)
-    np.testing.assert_array_equal(x_train, arrays["x_train"][:30].reshape(30, 784))
-    np.testing.assert_array_equal(x_test, arrays["x_test"].reshape(12, 784))
-    np.testing.assert_array_equal(y_train, arrays["y_train"][:30])
-    np.testing.assert_array_equal(y_test, arrays["y_test"])
-
-
-def test_the_shipped_subset_is_balanced_mnist():
-    x_train, y_train, x_test, y_test = read_images(ROOT / "data" / "mnist.npz", 5000, 2000)
-    assert x_train.shape == (5000, 784) and x_test.shape == (2000, 784) and x_train.max() == 255
-    assert np.bincount(y_test).tolist() == [200] * 10 and np.bincount(y_train).tolist() == [500] * 10
-
-
-BROKEN = {
-    "truncated": ("x_train", lambda c: c[:-1], "holds"),
-    "too long": ("y_test", lambda c: c + b"\0", "holds"),
-    "header only": ("x_test", lambda c: c[:7], "holds"),
-    "empty": ("y_train", lambda c: b"", "magic number"),
-    "wrong magic": ("x_train", lambda c: b"\0\0\x0d\x03" + c[4:], "magic number"),
-    "labels for images": ("x_train", lambda c: idx(np.arange(40)), "magic number"),
-    "damaged gzip": ("x_train", lambda c: gzip.compress(c)[:-20], "gzip"),
-    "labels out of range": ("y_test", lambda c: c[:-1] + b"\x0a", "0..9"),
-    "other count": ("y_train", lambda c: idx(np.arange(39) % 10), "(39,)"),
-    "other size": ("x_train", lambda c: idx(np.zeros((40, 28, 27))), "(N, 28, 28)"),
-}
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_broken_idx_files_are_refused_with_the_reason(tmp_path, name):
-    folder = write_folder(tmp_path / "f", images(40))
-    key, damage, word = BROKEN[name]
-    path = folder / IDX_FILES[key]
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=re.escape(word)) as problem:
-        read_images(folder, 30, 12)
-    assert str(folder) in str(problem.value)
 
 
 BAD_NPZ = {
@@ -108,7 +55,7 @@ BAD_NPZ = {
     "negative": (images(40) | {"y_test": np.full(12, -1)}, "0..9"),
     "few": (images(20), "asks for more"),
     "classes": (images(40) | {"y_train": np.arange(40) % 9}, "lack 9"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", [*BAD_NPZ, "text", "truncated", "missing", "npy", "empty folder"])
@@ -126,7 +73,9 @@ def test_bad_image_files_end_in_one_line_and_status_2(tmp_path, capsys, name):
             np.save(file, np.zeros(3))
     elif name == "empty folder":
         path.mkdir()
-    status = main(["margin", "--data", str(path), "--train", "30", "--test", "12", "--out", str(tmp_path / "out")])
+    status = main(
+        ["margin", "--data", str(path), "--train", "30", "--test", "12", "--out", str(tmp_path / "out")]
+    )
     error = capsys.readouterr().err
     assert status == 2 and error.startswith("error: ") and error.count("\n") == 1 and str(path) in error
     assert BAD_NPZ.get(name, (0, ""))[1] in error
@@ -136,14 +85,24 @@ def test_bad_image_files_end_in_one_line_and_status_2(tmp_path, capsys, name):
 @pytest.mark.parametrize(
     "flags",
     [
-        ["margin", "--width", "8,16"], ["margin", "--width", "8,0,4"], ["margin", "--train", "0"], ["margin", "--epsilons", "1,2"],
-        ["epsilon", "--epsilons", "1e-3"], ["epsilon", "--epsilons", "1,1"], ["epsilon", "--epsilons", "0,1"], ["epsilon", "--eps", "1"],
-        ["margin", "--train", "5001"], ["margin", "--steps", "1" + 400 * "0"],
-        ["margin", "--seeds", "0"], ["margin", "--dask", "nowhere"], ["margin", "--out", "/dev/null/x"],
+        "margin --width 8,16",
+        "margin --width 8,0,4",
+        "margin --train 0",
+        "margin --epsilons 1,2",
+        "epsilon --epsilons 1e-3",
+        "epsilon --epsilons 1,1",
+        "epsilon --epsilons 0,1",
+        "epsilon --eps 1",
+        "margin --train 5001",
+        "margin --steps 1" + 400 * "0",
+        "margin --seeds 0",
+        "margin --dask nowhere",
+        "margin --out /dev/null/x",
     ],
-)  # fmt: skip
+)
 def test_bad_flags_end_in_one_line_and_status_2(tmp_path, capsys, flags):
     pytest.importorskip("distributed")
+    flags = flags.split(" ")
     status = main([flags[0], *(() if "--out" in flags else ("--out", str(tmp_path))), *TINY, *flags[1:]])
     error = capsys.readouterr().err
     assert status == 2 and error.startswith("error: ") and error.count("\n") == 1
@@ -175,20 +134,35 @@ def tiny(tmp_path_factory):
 def test_margin_writes_what_design_says(tiny):
     content = json.loads((tiny / "margin.json").read_text(), parse_constant=pytest.fail)
     config = content["config"]
-    assert config["width"] == [2, 3, 8] and config["train"] == 40 and config["flow"] is True and config["dask"] is None
-    assert config["lr"] == {"adagrad": 0.01, "rmsprop": 0.01} and config["loss"] == "log" and config["data"] is None
+    assert (
+        config["width"] == [2, 3, 8]
+        and config["train"] == 40
+        and config["flow"] is True
+        and config["dask"] is None
+    )
+    assert (
+        config["lr"] == {"adagrad": 0.01, "rmsprop": 0.01}
+        and config["loss"] == "log"
+        and config["data"] is None
+    )
     discrete = [r for r in content["results"] if r["form"] == "discrete"]
-    assert [(r["optimizer"], r["seed"]) for r in discrete] == [(o, s) for o in ("adagrad", "rmsprop") for s in (0,)]
+    assert [(r["optimizer"], r["seed"]) for r in discrete] == [
+        (o, s) for o in ("adagrad", "rmsprop") for s in (0,)
+    ]
     for r in content["results"]:
         columns = [r[k] for k in ("step", "log_loss", "margin", "train_accuracy", "test_accuracy")]
-        assert len({len(c) for c in columns}) == 1 and r["step"] == sorted(set(r["step"])) and r["eps"] == 1e-5
+        assert (
+            len({len(c) for c in columns}) == 1 and r["step"] == sorted(set(r["step"])) and r["eps"] == 1e-5
+        )
         for margin, accuracy in zip(r["margin"], r["train_accuracy"]):
             assert (margin > 0) == (accuracy == 1)
         if r["form"] == "flow":
             assert r["log_loss"][-1] < -1000
     assert all(r["step"][0] == 1 and r["step"][-1] == 60 for r in discrete)
     for a in content["answers"]:
-        assert a["answer"] in ("shown", "opposite", "not distinguishable") and len(a["differences"]) == len(a["seeds"])
+        assert a["answer"] in ("shown", "opposite", "not distinguishable") and len(a["differences"]) == len(
+            a["seeds"]
+        )
     assert (tiny / "margin.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(p.name for p in tiny.iterdir()) == ["margin.json", "margin.png", "margin.runs"]
 
@@ -204,12 +178,14 @@ def test_jobs_do_not_show(tiny, tmp_path):
     assert without_seconds(tmp_path / "margin.json") == without_seconds(tiny / "margin.json")
 
 
-IN_PIECES = "import runs; runs.CHECKPOINT_EVERY = 0.05; import experiments, sys; sys.exit(experiments.main(sys.argv[1:]))"
+IN_PIECES = "import cli, runs, sys; runs.CHECKPOINT_EVERY = 0.05; sys.exit(cli.main(sys.argv[1:]))"
 
 
 def start(*flags):
     """The study in a real process, with checkpoints every 0.05 seconds."""
-    return subprocess.Popen([sys.executable, "-c", IN_PIECES, *flags], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", IN_PIECES, *flags], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
 
 
 def checkpoints(out):
@@ -238,23 +214,35 @@ def test_killed_at_several_moments_it_ends_with_the_same_numbers(tiny, tmp_path)
 
 
 def test_finished_runs_are_not_repeated_unless_asked_and_damaged_ones_are(tiny, tmp_path, monkeypatch):
-    calls, job = [], experiments.train_job
+    calls, job = [], mnist.train_run
 
     def counted(task, state, seconds):
         calls.append((task["optimizer"], task["seed"], task["form"]))
         return job(task, state, seconds)
 
-    monkeypatch.setattr(experiments, "train_job", counted)
+    monkeypatch.setattr(mnist, "train_run", counted)
     flags = ["margin", *TINY, "--jobs", "1", "--flow", "--out", str(tiny)]
     before = without_seconds(tiny / "margin.json")
     (tiny / "margin.json").write_text("damaged")
     assert main(flags) == 0 and calls == [] and without_seconds(tiny / "margin.json") == before
     damaged = tiny / "margin.runs" / "rmsprop-1e-05-0"
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    assert main(flags) == 0 and calls == [("rmsprop", 0, "discrete")] and without_seconds(tiny / "margin.json") == before
+    assert (
+        main(flags) == 0
+        and calls == [("rmsprop", 0, "discrete")]
+        and without_seconds(tiny / "margin.json") == before
+    )
     calls.clear()
-    for extra, count in (([], 1), ([], 1), (["--fresh"], 2), (["--b", "0.8"], 3)):  # a finished run counts if nothing has changed
-        assert main(["margin", *TINY, "--jobs", "1", "--optimizers", "adagrad", *extra, "--out", str(tmp_path)]) == 0
+    for extra, count in (
+        ([], 1),
+        ([], 1),
+        (["--fresh"], 2),
+        (["--b", "0.8"], 3),
+    ):  # a finished run counts if nothing has changed
+        assert (
+            main(["margin", *TINY, "--jobs", "1", "--optimizers", "adagrad", *extra, "--out", str(tmp_path)])
+            == 0
+        )
         assert len(calls) == count
 
 
@@ -264,13 +252,20 @@ def test_workers_stop_when_their_parent_is_gone(tmp_path):
     if not children.exists():
         process.kill()
         pytest.skip("needs /proc")
-    while len(workers := [int(pid) for pid in children.read_text().split()]) < 3:  # two and the resource tracker
+    while (
+        len(workers := [int(pid) for pid in children.read_text().split()]) < 3
+    ):  # two and the resource tracker
+        assert process.poll() is None
         time.sleep(0.01)
     process.kill()
     process.wait()
     process.stderr.close()
     end = time.monotonic() + 20
-    while any(runs.alive(pid) and "Z" not in pathlib.Path(f"/proc/{pid}/stat").read_text().split()[2] for pid in workers if runs.alive(pid)):
+    while any(
+        runs.alive(pid) and "Z" not in pathlib.Path(f"/proc/{pid}/stat").read_text().split()[2]
+        for pid in workers
+        if runs.alive(pid)
+    ):
         assert time.monotonic() < end
         time.sleep(0.1)
 
@@ -278,15 +273,44 @@ def test_workers_stop_when_their_parent_is_gone(tmp_path):
 def test_a_dask_cluster_gives_the_same_numbers(tiny, tmp_path):
     """A real scheduler and two workers, which find the library only through what they are sent."""
     pytest.importorskip("distributed")
-    environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    options = {"cwd": tmp_path, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    environment = os.environ | dict.fromkeys(
+        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
+    )
+    options = {
+        "cwd": tmp_path,
+        "env": environment,
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+    }
     contact = tmp_path / "scheduler.json"
     quiet = ["--no-dashboard", "--scheduler-file", str(contact)]
-    cluster = [subprocess.Popen([sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", "--host", "127.0.0.1", *quiet], **options)]
+    cluster = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "distributed.cli.dask_scheduler",
+                "--port",
+                "0",
+                "--host",
+                "127.0.0.1",
+                *quiet,
+            ],
+            **options,
+        )
+    ]
     try:
         while not contact.exists():
             time.sleep(0.05)
-        worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--no-nanny", "--nthreads", "1", *quiet]
+        worker = [
+            sys.executable,
+            "-m",
+            "distributed.cli.dask_worker",
+            "--no-nanny",
+            "--nthreads",
+            "1",
+            *quiet,
+        ]
         cluster += [subprocess.Popen(worker, **options) for _ in range(2)]
         address = json.loads(contact.read_text())["address"]
         assert main(["margin", *TINY, "--dask", address, "--flow", "--out", str(tmp_path / "out")]) == 0
@@ -298,48 +322,105 @@ def test_a_dask_cluster_gives_the_same_numbers(tiny, tmp_path):
 
 
 def test_epsilon_writes_one_result_per_run_and_its_answers(tmp_path):
-    flags = [*TINY, "--jobs", "1", "--optimizers", "rmsprop", "--epsilons", "1,1e-3", "--seeds", "1", "--steps", "4"]  # too few to separate
+    flags = [
+        *TINY,
+        "--jobs",
+        "1",
+        "--optimizers",
+        "rmsprop",
+        "--epsilons",
+        "1,1e-3",
+        "--seeds",
+        "1",
+        "--steps",
+        "4",
+    ]  # too few to separate
     assert main(["epsilon", *flags, "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "epsilon.json").read_text(), parse_constant=pytest.fail)
-    assert [r["eps"] for r in content["results"]] == [1e-3, 1.0] and content["config"]["epsilons"] == [1e-3, 1.0]
+    assert [r["eps"] for r in content["results"]] == [1e-3, 1.0] and content["config"]["epsilons"] == [
+        1e-3,
+        1.0,
+    ]
     assert {a["answer"] for a in content["answers"]} == {"not distinguishable"}  # one seed shows nothing
-    assert {a["standard_error"] for a in content["answers"]} == {None} and (tmp_path / "epsilon.png").stat().st_size > 10_000
+    assert {a["standard_error"] for a in content["answers"]} == {None} and (
+        tmp_path / "epsilon.png"
+    ).stat().st_size > 10_000
 
 
 def test_epsilon_is_drawn_with_the_flow_though_some_seeds_do_not_separate(tmp_path):
-    result = {"optimizer": "adam", "step": np.array([1, 2]), "margin": np.array([-1, 1e-5]), "log_loss": np.array([3.0, -1]), "seconds": 1.0}
+    result = {
+        "optimizer": "adam",
+        "step": np.array([1, 2]),
+        "margin": np.array([-1, 1e-5]),
+        "log_loss": np.array([3.0, -1]),
+        "seconds": 1.0,
+    }
     result |= {"train_accuracy": np.array([0.5, 1]), "test_accuracy": np.array([0.4, 0.9])}
-    found = [(eps, seed, form) for eps in (0.1, 1.0) for seed in (0, 1) for form in ("discrete", "flow") if (eps, seed, form) != (1.0, 1, "flow")]
-    summary = experiments.summarise([result | {"eps": eps, "seed": seed, "form": form} for eps, seed, form in found])
-    figures.epsilon(tmp_path / "epsilon.png", summary)
+    found = [
+        (eps, seed, form)
+        for eps in (0.1, 1.0)
+        for seed in (0, 1)
+        for form in ("discrete", "flow")
+        if (eps, seed, form) != (1.0, 1, "flow")
+    ]
+    summary = mnist.summarise(
+        [result | {"eps": eps, "seed": seed, "form": form} for eps, seed, form in found]
+    )
+    figures.epsilon(summary).savefig(tmp_path / "epsilon.png")
     assert (tmp_path / "epsilon.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
     "differences, answer",
     [
-        ([1, 1, 1], "shown"), ([-1, -1, -1], "opposite"), ([1, 2, 3], "shown"), ([-1, -2, -3], "opposite"),
-        ([0.11, 1, 1.89], "not distinguishable"), ([0.16, 1, 1.84], "shown"),
-        ([5, 6, -0.1], "not distinguishable"), ([1, 0.01, 0.01], "not distinguishable"), ([0, 1, 1], "not distinguishable"),
-        ([0, 0, 0], "not distinguishable"), ([7], "not distinguishable"),
+        ([1, 1, 1], "shown"),
+        ([-1, -1, -1], "opposite"),
+        ([1, 2, 3], "shown"),
+        ([-1, -2, -3], "opposite"),
+        ([0.11, 1, 1.89], "not distinguishable"),
+        ([0.16, 1, 1.84], "shown"),
+        ([5, 6, -0.1], "not distinguishable"),
+        ([1, 0.01, 0.01], "not distinguishable"),
+        ([0, 1, 1], "not distinguishable"),
+        ([0, 0, 0], "not distinguishable"),
+        ([7], "not distinguishable"),
     ],
-)  # fmt: skip
+)
 def test_verdicts_follow_the_rule(differences, answer):
     """All of the claimed sign, and the mean above twice its standard error: 0.34 < 2 * 0.33 is not."""
     assert verdict(np.array(differences, float))[0] == answer
 
 
 def test_values_at_a_training_loss_are_linear_between_records_and_from_the_first_fall():
-    result = {"log_loss": np.array([5.0, 1.0, 3.0, -1.0, -2.0]), "margin": np.array([0.0, 4.0, 2.0, 6.0, 9.0])}
-    assert [at_level(result, "margin", level) for level in (9.0, 2.0, 0.0, -1.0, -1.5, -2.0, -9.0)] == [0.0, 3.0, 5.0, 6.0, 7.5, 9.0, 9.0]
+    result = {
+        "log_loss": np.array([5.0, 1.0, 3.0, -1.0, -2.0]),
+        "margin": np.array([0.0, 4.0, 2.0, 6.0, 9.0]),
+    }
+    assert [at_level(result, "margin", level) for level in (9.0, 2.0, 0.0, -1.0, -1.5, -2.0, -9.0)] == [
+        0.0,
+        3.0,
+        5.0,
+        6.0,
+        7.5,
+        9.0,
+        9.0,
+    ]
 
 
 def test_answers_pair_the_seeds_and_compare_at_the_last_step_and_at_the_same_loss():
     def run(optimizer, seed, log_loss, margin):
         both = {"margin": np.array([0.0, margin]), "test_accuracy": np.array([0.5, 0.5])}
-        return {"optimizer": optimizer, "eps": 1.0, "seed": seed, "form": "discrete", "log_loss": np.array([2.0, log_loss])} | both
+        return {
+            "optimizer": optimizer,
+            "eps": 1.0,
+            "seed": seed,
+            "form": "discrete",
+            "log_loss": np.array([2.0, log_loss]),
+        } | both
 
-    results = [run("adam", s, -2.0, 4.0 + s) for s in range(3)] + [run("adagrad", s, 0.0, 3.0 + s) for s in range(3)]
+    results = [run("adam", s, -2.0, 4.0 + s) for s in range(3)] + [
+        run("adagrad", s, 0.0, 3.0 + s) for s in range(3)
+    ]
     rows = answers(results, "discrete", "larger", ("adam", 1.0), ("adagrad", 1.0))
     last, same, *accuracy = rows
     assert last["differences"].tolist() == [1, 1, 1] and last["answer"] == "shown"

@@ -6,15 +6,28 @@ import numpy as np
 import pytest
 
 import minibias
-from experiments import default_data
-from minibias import Blocks, NotSeparable, Problem, certificate, classes, least_norm, log_logistic, nnls, norm, normalised_margin, predict
+from cnn import Blocks
+from datasets import classes, default_data
+from minibias import (
+    LOSSES,
+    NotSeparable,
+    Problem,
+    certificate,
+    log_logistic,
+    norm,
+    normalised_margin,
+    predict,
+)
 from models import MLP, Linear
+from solvers import least_norm, nnls
 
 MAGNITUDES = [1e-300, 1.0, 18.0, 40.0, 1e3, 1e8, 1e300]
 
 
 def high_precision(q):
-    """log ℓ and d log ℓ / dq of the logistic loss with 60 digits, from expansions that are exact to 1e-40 where used."""
+    """log ℓ and d log ℓ / dq of the logistic loss with 60 digits, from expansions that are exact to 1e-40
+    where used.
+    """
     with localcontext(prec=60, Emin=-(10**17), Emax=10**17) as _:
         q = Decimal(q)
         if q > 100:  # log(1 + t) = t (1 - t/2 ...), t < 1e-43
@@ -33,7 +46,7 @@ def test_log_losses_and_their_gradients_at_any_size_of_the_margin(q):
         log_loss, u = Problem(Linear(1), x, y, loss).gradient(np.array([[q]]))
         np.testing.assert_allclose(log_loss, float(log_one + Decimal(2).ln()), rtol=1e-15)
         np.testing.assert_allclose(u, [[float(slope)]], rtol=3e-13)
-        _, weights, total = Problem(Linear(1), x, y, loss).loss(np.array([[q, q]]))
+        _, weights, total = Problem(Linear(1), x, y, loss).weights(np.array([[q, q]]))
         np.testing.assert_allclose(-weights / total, np.full((1, 2), float(slope) / 2), rtol=3e-13)
 
 
@@ -45,8 +58,13 @@ def test_logistic_loss_agrees_with_its_formula_where_that_is_harmless():
 @pytest.mark.parametrize("loss", ["exp", "log"])
 def test_extreme_margins_side_by_side_stay_finite(loss):
     q = np.array([[1e300, -1e300, 0.0], [1e300, 1e299, 1e8], [-1e300, -1e300, -1e300]])
-    log_loss, weights, total = Problem(Linear(1), np.ones((2, 1)), np.array([1, -1]), loss).loss(q)
-    assert np.isfinite(log_loss).all() and np.isfinite(weights).all() and (weights >= 0).all() and (total > 0).all()
+    log_loss, weights, total = Problem(Linear(1), np.ones((2, 1)), np.array([1, -1]), loss).weights(q)
+    assert (
+        np.isfinite(log_loss).all()
+        and np.isfinite(weights).all()
+        and (weights >= 0).all()
+        and (total > 0).all()
+    )
 
 
 @pytest.mark.parametrize("loss", ["exp", "log"])
@@ -59,7 +77,9 @@ def test_several_classes_against_the_textbook_formula(loss):
     right = np.take_along_axis(phi, y[None, :, None], -1)
     gaps = right - phi
     q = problem.margins(w)
-    np.testing.assert_allclose(np.sort(q.ravel()), np.sort(gaps[:, y[:, None] != np.arange(4)].ravel()), rtol=1e-13)
+    np.testing.assert_allclose(
+        np.sort(q.ravel()), np.sort(gaps[:, y[:, None] != np.arange(4)].ravel()), rtol=1e-13
+    )
     if loss == "log":
         expected = (np.log(np.exp(phi).sum(-1)) - right[..., 0]).sum(-1)
     else:
@@ -79,7 +99,10 @@ def test_cross_entropy_at_extreme_logits(extreme):
 
 def test_normalised_margin_is_invariant_to_the_scale_of_w():
     model, rng = MLP((2, 4, 1)), np.random.default_rng(0)
-    problem, w = Problem(model, rng.normal(size=(5, 2)), np.array([1, -1, 1, 1, -1])), rng.normal(size=(3, model.size))
+    problem, w = (
+        Problem(model, rng.normal(size=(5, 2)), np.array([1, -1, 1, 1, -1])),
+        rng.normal(size=(3, model.size)),
+    )
     one, other = (normalised_margin(problem, a * w) for a in (1, 7))
     np.testing.assert_allclose(one, other, rtol=1e-12)
     np.testing.assert_allclose(one, problem.margins(w).min(-1) / (w * w).sum(-1), rtol=1e-12)
@@ -127,7 +150,11 @@ def separable(rng, samples, d):
     y[:2] = 1, -1
     x[0], x[1] = abs(x[0]) * np.sign(x[0] * 0 + 1), -abs(x[1])
     w = rng.normal(size=d)
-    return x + (y * 0.3 - (x @ w / (w @ w)) + abs(x @ w) / (w @ w) * y)[:, None] * w, y, 10 ** rng.uniform(-1, 1, (1, d))
+    return (
+        x + (y * 0.3 - (x @ w / (w @ w)) + abs(x @ w) / (w @ w) * y)[:, None] * w,
+        y,
+        10 ** rng.uniform(-1, 1, (1, d)),
+    )
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -138,9 +165,14 @@ def test_linear_prediction_against_a_quadratic_program_solved_by_another_route(s
     w = predict(Problem(Linear(d), x, y), np.zeros((1, d)), h)[0]
     G = y[:, None] * x
     solved = optimize.minimize(
-        lambda v: v @ (v / h[0]), w + 0.1 * norm(w), jac=lambda v: 2 * v / h[0], method="SLSQP", tol=1e-14,
-        constraints={"type": "ineq", "fun": lambda v: G @ v - 1, "jac": lambda v: G}, options={"maxiter": 1000},
-    )  # fmt: skip
+        lambda v: v @ (v / h[0]),
+        w + 0.1 * norm(w),
+        jac=lambda v: 2 * v / h[0],
+        method="SLSQP",
+        tol=1e-14,
+        constraints={"type": "ineq", "fun": lambda v: G @ v - 1, "jac": lambda v: G},
+        options={"maxiter": 1000},
+    )
     assert (G @ w).min() > 1 - 1e-12
     np.testing.assert_allclose(w / norm(w), solved.x / norm(solved.x), atol=2e-6)
     assert w @ (w / h[0]) <= solved.fun * (1 + 1e-9)
@@ -168,7 +200,10 @@ def test_certificate_is_zero_at_the_prediction_and_grows_away_from_it(model, sca
     w = predict(problem, start, h)
     assert certificate(problem, w, h)[0] < 1e-9
     np.testing.assert_allclose(problem.margins(w).min(), 1, rtol=1e-9)
-    residuals = [certificate(problem, w * (1 + step * rng.permutation(np.linspace(-1, 1, model.size))), h)[0] for step in (1e-4, 1e-2)]
+    residuals = [
+        certificate(problem, w * (1 + step * rng.permutation(np.linspace(-1, 1, model.size))), h)[0]
+        for step in (1e-4, 1e-2)
+    ]
     assert 1e-6 < residuals[0] < residuals[1]
     np.testing.assert_allclose(certificate(problem, 7 * w, h), certificate(problem, w, h), atol=1e-12)
     off = w * (1 + 0.01 * np.arange(model.size))
@@ -178,7 +213,10 @@ def test_certificate_is_zero_at_the_prediction_and_grows_away_from_it(model, sca
 
 def test_certificate_of_a_point_that_does_not_separate_is_nan():
     problem = Problem(Linear(1), np.array([[1.0], [-1.0]]), np.array([1, -1]))
-    assert np.isnan(certificate(problem, np.array([[-1.0], [1.0]]), np.ones((2, 1)))).tolist() == [True, False]
+    assert np.isnan(certificate(problem, np.array([[-1.0], [1.0]]), np.ones((2, 1)))).tolist() == [
+        True,
+        False,
+    ]
 
 
 def test_data_that_no_line_through_0_separates_are_refused_with_a_proof():
@@ -196,11 +234,15 @@ def test_data_that_no_line_through_0_separates_are_refused_with_a_proof():
 def test_a_margin_that_is_tiny_beside_the_data_is_found_and_not_taken_for_none(margin):
     """Two opposite points of length 1, lifted by the margin: the least w is (0, 1 / margin)."""
     problem = Problem(Linear(2), np.array([[1, margin], [1, -margin]]), np.array([1, -1]))
-    np.testing.assert_allclose(predict(problem, np.zeros((1, 2)), np.ones((1, 2)))[0] * margin, [0, 1], atol=1e-14 / min(margin, 1))
+    np.testing.assert_allclose(
+        predict(problem, np.zeros((1, 2)), np.ones((1, 2)))[0] * margin, [0, 1], atol=1e-14 / min(margin, 1)
+    )
 
 
 def test_neuron_prediction_is_the_weighted_svm_direction_with_v_in_balance():
-    """v⁴ = h_v M² at the optimum, M the h-weighted norm of the support vector machine on σ(x), by elimination of v."""
+    """v⁴ = h_v M² at the optimum, M the h-weighted norm of the support vector machine on σ(x), by elimination
+    of v.
+    """
     x, y = default_data(0)
     problem, h = Problem(MLP((2, 1, 1)), x, y), np.array([[0.3, 2.0, 5.0]])
     w = predict(problem, np.array([[1.0, 0.5, 1.0]]), h)[0]
@@ -227,7 +269,9 @@ def test_blocks_change_nothing_beyond_rounding(block, loss, scale):
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("classes, d", [(3, 2), (4, 3)])
 def test_prediction_for_several_classes_against_a_quadratic_program_solved_by_another_route(seed, classes, d):
-    """SLSQP finds the active constraints; its own w is good to the root of rounding only, so the least w that meets them is compared."""
+    """SLSQP finds the active constraints; its own w is good to the root of rounding only, so the least w that
+    meets them is compared.
+    """
     optimize = pytest.importorskip("scipy.optimize")
     rng, y = np.random.default_rng(seed), np.arange(6 * classes) % classes
     corners = np.linalg.svd(np.eye(classes) - 1 / classes)[0][:, :d]  # of a regular simplex
@@ -236,12 +280,22 @@ def test_prediction_for_several_classes_against_a_quadratic_program_solved_by_an
     problem = Problem(Linear(d, classes), x, y)
     w = predict(problem, np.zeros_like(h), h)[0]
     right, rows = np.eye(classes)[y], np.einsum("nk,nd->nkd", np.eye(classes)[y], x).reshape(len(y), -1)
-    G = np.concatenate([rows - np.einsum("nk,nd->nkd", np.roll(right, j, 1), x).reshape(len(y), -1) for j in range(1, classes)])
+    G = np.concatenate(
+        [
+            rows - np.einsum("nk,nd->nkd", np.roll(right, j, 1), x).reshape(len(y), -1)
+            for j in range(1, classes)
+        ]
+    )
     root = np.sqrt(h[0])
     solved = optimize.minimize(
-        lambda v: v @ v, w / root * 1.1, jac=lambda v: 2 * v, method="SLSQP", tol=1e-14, options={"maxiter": 1000},
+        lambda v: v @ v,
+        w / root * 1.1,
+        jac=lambda v: 2 * v,
+        method="SLSQP",
+        tol=1e-14,
+        options={"maxiter": 1000},
         constraints={"type": "ineq", "fun": lambda v: G @ (root * v) - 1, "jac": lambda v: G * root},
-    )  # fmt: skip
+    )
     active = G @ (root * solved.x) < 1 + 1e-6
     v = np.linalg.lstsq(G[active] * root, np.ones(active.sum()), rcond=None)[0]
     assert (G @ w).min() > 1 - 1e-12 and norm(v - solved.x) < 1e-5 * norm(v)
@@ -260,7 +314,10 @@ def test_linf_prediction_against_a_linear_program_solved_by_another_route(seed, 
     x = 10.0 ** rng.integers(-3, 4) * (np.round(2 * x) + y[:, None] if lattice else x)
     Z = y[:, None] * x
     solved = optimize.linprog(
-        np.append(np.zeros(d), -1), np.hstack([-Z, np.ones((samples, 1))]), np.zeros(samples), bounds=[(-1, 1)] * d + [(None, None)]
+        np.append(np.zeros(d), -1),
+        np.hstack([-Z, np.ones((samples, 1))]),
+        np.zeros(samples),
+        bounds=[(-1, 1)] * d + [(None, None)],
     )
     problem = Problem(Linear(d), x, y)
     if solved.fun > -1e-9:
@@ -270,7 +327,9 @@ def test_linf_prediction_against_a_linear_program_solved_by_another_route(seed, 
     w, multipliers, unique = minibias.predict_linf(problem)
     margin = (Z @ w).min()
     np.testing.assert_allclose(margin, -solved.fun, rtol=1e-8)
-    np.testing.assert_allclose(np.abs(multipliers @ Z).sum(), margin, rtol=1e-12)  # the certificate, without the solver
+    np.testing.assert_allclose(
+        np.abs(multipliers @ Z).sum(), margin, rtol=1e-12
+    )  # the certificate, without the solver
     assert multipliers.min() >= 0 and abs(multipliers.sum() - 1) < 1e-12 and np.abs(w).max() <= 1 + 1e-12
     assert lattice or unique
     if unique:
@@ -279,7 +338,7 @@ def test_linf_prediction_against_a_linear_program_solved_by_another_route(seed, 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_linf_prediction_for_several_classes_among_degenerate_vertices(seed):
-    """Points that coincide, or lie on a lattice, make the simplex method cycle unless something forbids it."""
+    """Points that coincide or lie on a lattice make the simplex method cycle unless something forbids it."""
     optimize = pytest.importorskip("scipy.optimize")
     rng, classes, d = np.random.default_rng(seed), 3 + seed % 3, 3 + seed % 5
     y = np.arange(30) % classes
@@ -288,7 +347,9 @@ def test_linf_prediction_for_several_classes_among_degenerate_vertices(seed):
     problem = Problem(Linear(d, classes), x, y)
     Z = problem.jacobian(np.zeros((1, classes * d)))[0]
     bounds, slack = [(-1, 1)] * Z.shape[1] + [(None, None)], np.ones((len(Z), 1))
-    best = -optimize.linprog(np.append(np.zeros(Z.shape[1]), -1), np.hstack([-Z, slack]), np.zeros(len(Z)), bounds=bounds).fun
+    best = -optimize.linprog(
+        np.append(np.zeros(Z.shape[1]), -1), np.hstack([-Z, slack]), np.zeros(len(Z)), bounds=bounds
+    ).fun
     if best < 1e-9:
         with pytest.raises(NotSeparable):
             minibias.predict_linf(problem)
@@ -306,8 +367,14 @@ def test_linf_prediction_says_where_it_may_not_be_the_only_one_and_what_it_refus
     w, _, unique = minibias.predict_linf(Problem(Linear(2), np.array([[2.0, -3], [-1, 3]]), two))
     np.testing.assert_allclose(w, [1, -1], atol=1e-15)
     assert unique
-    w, multipliers, _ = minibias.predict_linf(Problem(Linear(2, 3), np.array([[1.0, 0], [-1, 1], [-1, -1]]), np.arange(3)))
-    np.testing.assert_allclose(Problem(Linear(2, 3), np.array([[1.0, 0], [-1, 1], [-1, -1]]), np.arange(3)).margins(w).min(), 2, rtol=1e-12)
+    w, multipliers, _ = minibias.predict_linf(
+        Problem(Linear(2, 3), np.array([[1.0, 0], [-1, 1], [-1, -1]]), np.arange(3))
+    )
+    np.testing.assert_allclose(
+        Problem(Linear(2, 3), np.array([[1.0, 0], [-1, 1], [-1, -1]]), np.arange(3)).margins(w).min(),
+        2,
+        rtol=1e-12,
+    )
     with pytest.raises(NotSeparable) as refusal:
         minibias.predict_linf(Problem(Linear(1), np.array([[1.0], [2.0]]), two))
     np.testing.assert_allclose(refusal.value.multipliers, [2 / 3, 1 / 3], rtol=1e-12)
@@ -317,22 +384,31 @@ def test_linf_prediction_says_where_it_may_not_be_the_only_one_and_what_it_refus
 
 @pytest.mark.parametrize("log_loss", [5.0, 0.0, -1e-3, -1.0, -30.0, -39.0, -41.0, -700.0])
 def test_inverse_loss_undoes_both_losses(log_loss):
-    assert minibias.inverse_loss(log_loss, "exp") == -log_loss
-    q = float(minibias.inverse_loss(log_loss, "log"))
+    assert LOSSES["exp"].inverse(log_loss) == -log_loss
+    q = float(LOSSES["log"].inverse(log_loss))
     np.testing.assert_allclose(float(high_precision(q)[0]), log_loss, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("loss", ["exp", "log"])
 def test_surrogate_margin_is_its_formula_and_tends_to_the_weighted_margin(loss):
-    """ℓ^-1(L) / ||h^-1/2 w||^L, by loops; at N samples of one margin q, ℓ^-1(L) lies between q - log N and q for L < 1."""
-    x, y, model, rng = np.array([[1.0, 2], [2, 1], [-1, -3]]), np.array([1, 1, -1]), MLP((2, 2, 1)), np.random.default_rng(0)
+    """ℓ^-1(L) / ||h^-1/2 w||^L, by loops; at N samples of one margin q, ℓ^-1(L) lies between q - log N and q
+    for L < 1.
+    """
+    x, y, model, rng = (
+        np.array([[1.0, 2], [2, 1], [-1, -3]]),
+        np.array([1, 1, -1]),
+        MLP((2, 2, 1)),
+        np.random.default_rng(0),
+    )
     problem, h = Problem(model, x, y, loss), 10 ** rng.uniform(-2, 2, (4, 6))
     w = np.array([1, 0.5, 0.5, 1, 1, 2.0]) * 10.0 ** np.array([[-0.5], [0], [0.5], [1]])
     log_loss = problem.gradient(w)[0]
-    values = minibias.surrogate_margin(log_loss, loss, w, h, model.degree)
+    values = minibias.surrogate_margin(problem, log_loss, w, h)
     for value, one_w, one_h in zip(values, w, h):
         total = sum(np.exp(-q) if loss == "exp" else np.log1p(np.exp(-q)) for q in problem.margins(one_w))
-        inverse = -np.log(total) if loss == "exp" else -np.log(np.expm1(total)) if total > 1e-12 else -np.log(total)
+        inverse = (
+            -np.log(total) if loss == "exp" else -np.log(np.expm1(total)) if total > 1e-12 else -np.log(total)
+        )
         np.testing.assert_allclose(value, inverse / sum(a * a / b for a, b in zip(one_w, one_h)), rtol=1e-9)
     q = problem.margins(w[-1]).min()
     weighted = q / (w[-1] ** 2 / h[-1]).sum()
@@ -342,15 +418,21 @@ def test_surrogate_margin_is_its_formula_and_tends_to_the_weighted_margin(loss):
 @pytest.mark.parametrize("loss", ["exp", "log"])
 @pytest.mark.parametrize("model", [Linear(2), MLP((2, 2, 1)), Linear(2, 3)])
 def test_approximate_kkt_is_its_formula(loss, model):
-    """With w scaled to q_min = 1 and λ_i proportional to -ℓ'(q_i), here the derivative of L by differences in q_i, by loops."""
+    """With w scaled to q_min = 1 and λ_i proportional to -ℓ'(q_i), here the derivative of L by differences in
+    q_i, by loops.
+    """
     rng = np.random.default_rng(1)
     x = np.array([[1.0, 2], [2, 1.5], [-1, -3], [1, -1.5]])
     y = np.array([0, 0, 1, 2]) if model.sizes[-1] == 3 else np.array([1, 1, -1, -1])
-    w = {2: [[0.5, 1.0]], 6: [[1, 0.5, 0.5, 1, 1, 2.0]]}[model.size] if model.sizes[-1] == 1 else [[0.3, 0.6, -0.7, -0.6, 0.4, -0.7]]
+    w = (
+        {2: [[0.5, 1.0]], 6: [[1, 0.5, 0.5, 1, 1, 2.0]]}[model.size]
+        if model.sizes[-1] == 1
+        else [[0.3, 0.6, -0.7, -0.6, 0.4, -0.7]]
+    )
     problem, w, h = Problem(model, x, y, loss), np.array(w), 10 ** rng.uniform(-1, 1, (1, model.size))
     q, G, root = problem.margins(w)[0], problem.jacobian(w)[0], np.sqrt(h[0])
     assert q.min() > 0
-    L = lambda q: np.exp(problem.loss(q[None])[0][0])  # noqa: E731
+    L = lambda q: np.exp(problem.weights(q[None])[0][0])  # noqa: E731
     pull = -np.array([(L(q + 1e-6 * e) - L(q - 1e-6 * e)) / 2e-6 for e in np.eye(len(q))])
     scale = q.min() ** (-1 / model.degree)
     v, G = scale * w[0] / root, scale ** (model.degree - 1) * G
@@ -359,13 +441,19 @@ def test_approximate_kkt_is_its_formula(loss, model):
     epsilon = norm(v - sum(a * g * root for a, g in zip(multipliers, G))) / s
     delta = sum(a * (margin / q.min() - 1) for a, margin in zip(multipliers, q)) / s**2
     got = minibias.approximate_kkt(problem, w, h)
-    np.testing.assert_allclose(np.ravel(got), [epsilon, delta], rtol=1e-6)  # differences of 1e-6 are good to 1e-8
-    np.testing.assert_allclose(np.ravel(minibias.approximate_kkt(problem, w, 9 * h)), np.ravel(got), rtol=1e-12)
+    np.testing.assert_allclose(
+        np.ravel(got), [epsilon, delta], rtol=1e-6
+    )  # differences of 1e-6 are good to 1e-8
+    np.testing.assert_allclose(
+        np.ravel(minibias.approximate_kkt(problem, w, 9 * h)), np.ravel(got), rtol=1e-12
+    )
 
 
 def test_approximate_kkt_vanishes_at_a_kkt_point_whose_constraints_are_all_active():
     problem = Problem(Linear(2), np.array([[3.0, 4], [-3, -4]]), np.array([1, -1]))
     w = np.array([[3.0, 4], [4, 3]])
     epsilon, delta = minibias.approximate_kkt(problem, w, np.ones((2, 2)))
-    np.testing.assert_allclose(epsilon, [0, np.sqrt(2 - 2 * 24 / 25)], atol=1e-15)  # the angle between (4, 3) and (3, 4)
+    np.testing.assert_allclose(
+        epsilon, [0, np.sqrt(2 - 2 * 24 / 25)], atol=1e-15
+    )  # the angle between (4, 3) and (3, 4)
     assert delta.tolist() == [0, 0]

@@ -1,4 +1,6 @@
-"""Facts about the models: homogeneity, Euler's identity, the Clarke choice, and derivatives against differences."""
+"""Facts about the models: homogeneity, Euler's identity, the Clarke choice, and derivatives against
+differences.
+"""
 
 import numpy as np
 import pytest
@@ -35,7 +37,9 @@ def test_homogeneity_and_eulers_identity(sizes, slope, clarke, kinks):
         np.testing.assert_allclose(model(alpha * w, x), alpha**model.degree * phi, rtol=1e-12, atol=1e-14)
     g = np.random.default_rng(0).normal(size=phi.shape)  # <w, Σ g ∂Φ> = L Σ g Φ for every weighting g
     euler = (w * backward(g)).sum(-1)
-    np.testing.assert_allclose(euler, model.degree * (g * phi).reshape(len(w), -1).sum(-1), rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(
+        euler, model.degree * (g * phi).reshape(len(w), -1).sum(-1), rtol=1e-12, atol=1e-13
+    )
 
 
 def test_points_of_the_test_above_hit_kinks():
@@ -47,7 +51,9 @@ def test_points_of_the_test_above_hit_kinks():
 @pytest.mark.parametrize("slope, clarke", SLOPES)
 @pytest.mark.parametrize("width", [1, 3])
 def test_backpropagation_lies_in_the_clarke_subdifferential_of_two_layers_at_one_sample(width, slope, clarke):
-    """At a kink of every hidden unit the subdifferential is the box of v_k s_k x with s_k in [slope, 1], here s_k = clarke."""
+    """At a kink of every hidden unit the subdifferential is the box of v_k s_k x with s_k in [slope, 1], here
+    s_k = clarke.
+    """
     model = MLP((2, width, 1), slope, clarke)
     x = np.array([[1.0, 2.0]])
     v = np.linspace(-1, 2, width)
@@ -57,7 +63,8 @@ def test_backpropagation_lies_in_the_clarke_subdifferential_of_two_layers_at_one
     chosen = slope if clarke is None else clarke
     np.testing.assert_array_equal(derivative[: 2 * width].reshape(width, 2), chosen * v[:, None] * x)
     np.testing.assert_array_equal(derivative[2 * width :], 0)
-    # and it is a convex combination of the gradients on the two sides, the definition of Clarke's subdifferential
+    # and it is a convex combination of the gradients on the two sides, the definition of Clarke's
+    # subdifferential
     sides = []
     for sign in (1, -1):
         nudged = w + sign * 1e-6 * np.concatenate([np.tile(x[0], width), np.zeros(width)])
@@ -70,7 +77,9 @@ def test_linear_model_is_its_formula_and_its_derivative_the_data():
     w, x = np.random.default_rng(0).normal(size=(5, 3)), np.random.default_rng(1).normal(size=(4, 3))
     np.testing.assert_allclose(Linear(3)(w, x), w @ x.T, rtol=1e-14)
     y = np.array([1, -1, 1, -1])
-    np.testing.assert_allclose(Problem(Linear(3), x, y).jacobian(w), np.broadcast_to(y[:, None] * x, (5, 4, 3)), rtol=1e-14)
+    np.testing.assert_allclose(
+        Problem(Linear(3), x, y).jacobian(w), np.broadcast_to(y[:, None] * x, (5, 4, 3)), rtol=1e-14
+    )
 
 
 def test_neuron_and_network_are_their_formulas_in_the_documented_order():
@@ -81,7 +90,9 @@ def test_neuron_and_network_are_their_formulas_in_the_documented_order():
     w = rng.normal(size=2 * 3 + 3 * 4 + 4 * 2)
     a = np.maximum(w[:6].reshape(3, 2) @ x.T, 0)
     a = np.maximum(w[6:18].reshape(4, 3) @ a, 0)
-    np.testing.assert_allclose(MLP((2, 3, 4, 2), slope=0)(w, x), (w[18:].reshape(2, 4) @ a).T, rtol=1e-13, atol=1e-15)
+    np.testing.assert_allclose(
+        MLP((2, 3, 4, 2), slope=0)(w, x), (w[18:].reshape(2, 4) @ a).T, rtol=1e-13, atol=1e-15
+    )
 
 
 @pytest.mark.parametrize("sizes", SHAPES)
@@ -96,7 +107,9 @@ def test_derivatives_against_differences_away_from_kinks(sizes, loss):
     def difference(f):
         return np.stack([(f(w + step * e) - f(w - step * e)) / (2 * step) for e in np.eye(model.size)], -1)
 
-    np.testing.assert_allclose(problem.gradient(w)[1], difference(lambda w: problem.gradient(w)[0]), atol=1e-8)
+    np.testing.assert_allclose(
+        problem.gradient(w)[1], difference(lambda w: problem.gradient(w)[0]), atol=1e-8
+    )
     np.testing.assert_allclose(problem.hessian(w), difference(lambda w: problem.gradient(w)[1]), atol=1e-7)
     np.testing.assert_allclose(problem.jacobian(w), difference(problem.margins), atol=1e-8)
     np.testing.assert_allclose(problem.hessian(w), problem.hessian(w).swapaxes(1, 2), atol=1e-12)

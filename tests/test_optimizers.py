@@ -1,14 +1,28 @@
 """Facts about the conditioners, the discrete update and the flow."""
 
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
 
-from experiments import default_data
+from datasets import default_data
+from limits import LateFlow, ascend, implicit_step
 from minibias import Problem, certificate, norm, predict, unit
 from models import MLP, Linear
-from optimizers import CONDITIONERS, GD, AdaGrad, Adam, Discrete, Flow, LateFlow, RMSProp, ascend, descend, follow, implicit_step
+from optimizers import (
+    CONDITIONERS,
+    GD,
+    AdaGrad,
+    Adam,
+    Conditioner,
+    Discrete,
+    Flow,
+    RMSProp,
+    descend,
+    follow,
+    start,
+    trajectory,
+)
 
 EPS, B = 1e-5, 0.9
 ADAPTIVE = ["adagrad", "rmsprop", "adam"]
@@ -40,20 +54,21 @@ def slides_h(name, gradients):
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_discrete_conditioner_is_the_slides_sum(name):
     problem, w = neuron(5)
-    state, gradients = Discrete(problem, CONDITIONERS[name](EPS, B), w, 0.1), []
+    conditioner = CONDITIONERS[name](EPS, B)
+    step, state, gradients = Discrete(problem, conditioner, 0.1), start(problem, conditioner, w), []
     for _ in range(30):
         before = state.w
         gradients.append(np.exp(state.log_loss)[:, None] * state.u)
-        state.step()
+        state = step(state)
         np.testing.assert_allclose(state.h, slides_h(name, gradients), rtol=1e-12)
         np.testing.assert_allclose(state.w, before - 0.1 * state.h * gradients[-1], rtol=1e-12)
 
 
 def test_gradient_descent_is_plain():
     problem, w = neuron(5)
-    state = Discrete(problem, GD(), w, 1e-3)
+    state = start(problem, GD(), w)
     g = np.exp(state.log_loss)[:, None] * state.u
-    state.step()
+    state = Discrete(problem, GD(), 1e-3)(state)
     np.testing.assert_allclose(state.w, w - 1e-3 * g, rtol=1e-14)
 
 
@@ -70,32 +85,36 @@ def test_flows_conditioner_is_its_integral(name):
         g_of_tau = g[np.minimum(np.searchsorted(np.cumsum(lengths), tau), 5)]
         kernel = 1 if name == "adagrad" else (1 - B) * np.exp(-(1 - B) * (now - tau))
         integral = (kernel * g_of_tau**2).sum() * now / 200_000 / (1 - B**now if name == "adam" else 1)
-        np.testing.assert_allclose(conditioner.square(S, now, g2), EPS + integral, rtol=1e-4)
+        np.testing.assert_allclose(conditioner.inverse_square(S, now), EPS + integral, rtol=1e-4)
 
 
 def test_adams_quotient_has_the_stated_limit_at_time_zero():
     conditioner, g2 = Adam(EPS, B), np.array([[4.0]])
-    early = conditioner.square(conditioner.relax(np.zeros((1, 1)), g2, np.log(g2), np.log(1e-6)), 1e-6, g2)
-    with np.errstate(invalid="ignore"):
-        np.testing.assert_allclose(early, conditioner.square(np.zeros((1, 1)), 0.0, g2), rtol=1e-6)
+    early = conditioner.inverse_square(
+        conditioner.relax(np.zeros((1, 1)), g2, np.log(g2), np.log(1e-6)), 1e-6
+    )
+    np.testing.assert_allclose(early, conditioner.inverse_square_at_0(g2), rtol=1e-6)
 
 
 def crossing(problem, conditioner, w, c, key, target, lr=1.0):
-    """w and h of the flow where `key` of the state passes `target`, interpolated linearly, an error of second order."""
-    state = Flow(problem, conditioner, w, lr, c)
-    while True:
-        before = {name: np.array(getattr(state, name)) for name in ("w", "h", key)}
-        state.step()
-        a, b = before[key][0], getattr(state, key)[0]
+    """w and h of the flow where `key` of the state passes `target`, interpolated linearly, an error of second
+    order.
+    """
+    step, state = Flow(problem, conditioner, lr, c), start(problem, conditioner, w)
+    for before, state in pairwise(trajectory(step, state)):
+        a, b = getattr(before, key)[0], getattr(state, key)[0]
         if min(a, b) <= target <= max(a, b):
             s = (target - a) / (b - a) if np.isfinite(a) else 1.0
-            return (1 - s) * before["w"] + s * state.w, (1 - s) * before["h"] + s * state.h
+            return (1 - s) * before.w + s * state.w, (1 - s) * before.h + s * state.h
 
 
 @pytest.mark.parametrize("name", list(CONDITIONERS))
 def test_euler_flow_converges_at_first_order_in_w_and_h(name):
     problem, w = linear()
-    runs = [crossing(problem, CONDITIONERS[name](EPS, B), w, c, "log_loss", -3.0) for c in (0.04, 0.02, 0.01, 0.000625)]
+    runs = [
+        crossing(problem, CONDITIONERS[name](EPS, B), w, c, "log_loss", -3.0)
+        for c in (0.04, 0.02, 0.01, 0.000625)
+    ]
     for k in range(1 if name == "gd" else 2):
         errors = [np.abs(r[k] / runs[-1][k] - 1).max() for r in runs[:-1]]
         if max(errors) > 1e-9:  # h of RMSProp may have settled on its limit by then
@@ -129,7 +148,7 @@ def test_h_infinity_is_isotropic_and_known_for_rmsprop_and_adam_in_the_flow(name
 def test_h_tends_to_its_limit_like_t_to_the_minus_two_in_the_discrete_update(name):
     problem, w = neuron(10)
     _, snapshots = descend(problem, CONDITIONERS[name](EPS, B), w, 0.1, 16_000, (2000, 4000, 8000, 16_000))
-    gaps = [np.abs(h * np.sqrt(EPS) - 1).max(-1) for _, _, h, _ in snapshots]
+    gaps = [np.abs(state.h * np.sqrt(EPS) - 1).max(-1) for state in snapshots.values()]
     for early, late in pairwise(gaps):
         slope = np.log2(late / early)
         assert (slope > -2.3).all() and (slope < -1.9).all(), slope
@@ -152,8 +171,12 @@ def test_a_batch_of_runs_equals_the_runs_one_by_one(name):
     flows = follow(problem, CONDITIONERS[name](EPS, B), w, (-2.0,))[0].w
     for k in range(6):
         alone = w[k : k + 1]
-        np.testing.assert_allclose(descend(problem, CONDITIONERS[name](EPS, B), alone, lr, 200)[0].w[0], batch[k], rtol=1e-9)
-        np.testing.assert_allclose(follow(problem, CONDITIONERS[name](EPS, B), alone, (-2.0,))[0].w[0], flows[k], rtol=1e-9)
+        np.testing.assert_allclose(
+            descend(problem, CONDITIONERS[name](EPS, B), alone, lr, 200)[0].w[0], batch[k], rtol=1e-9
+        )
+        np.testing.assert_allclose(
+            follow(problem, CONDITIONERS[name](EPS, B), alone, (-2.0,))[0].w[0], flows[k], rtol=1e-9
+        )
 
 
 def test_a_run_that_overflows_keeps_its_last_finite_state_and_leaves_the_others_alone():
@@ -179,16 +202,22 @@ def test_data_that_cannot_be_separated_stop_the_flow(monkeypatch):
     assert not reached.any() and np.isfinite(state.w).all()
 
 
-@pytest.mark.parametrize("eps, b, lr", [(0, 0.9, 1), (-1, 0.9, 1), (np.nan, 0.9, 1), (1e-5, 0, 1), (1e-5, 1, 1), (1e-5, 0.9, 0)])
+@pytest.mark.parametrize(
+    "eps, b, lr", [(0, 0.9, 1), (-1, 0.9, 1), (np.nan, 0.9, 1), (1e-5, 0, 1), (1e-5, 1, 1), (1e-5, 0.9, 0)]
+)
 def test_parameters_out_of_range_are_refused(eps, b, lr):
     problem, w = neuron(1)
     with pytest.raises(ValueError):
-        Discrete(problem, Adam(eps, b), w, lr)
+        Discrete(problem, Adam(eps, b), lr)
 
 
 def test_implicit_euler_solves_its_equation_and_converges_at_first_order():
-    """One sample, Φ = w: φ = -log w, the flow w² = w_0² + 2t, and one implicit step w = (w_0 + sqrt(w_0² + 4Δ)) / 2."""
-    problem = Problem(Linear(1), np.array([[1.0], [-1e9]]), np.array([1, -1]))  # the second sample never matters
+    """One sample, Φ = w: φ = -log w, the flow w² = w_0² + 2t, and one implicit step w = (w_0 + sqrt(w_0² +
+    4Δ)) / 2.
+    """
+    problem = Problem(
+        Linear(1), np.array([[1.0], [-1e9]]), np.array([1, -1])
+    )  # the second sample never matters
     errors = []
     for steps in (10, 20, 40):
         w, delta = np.array([[60.0]]), 60.0**2 / steps
@@ -215,48 +244,65 @@ def test_limit_of_the_flow_is_the_predicted_and_certified_kkt_point(name, loss, 
     assert norm(w / norm(w)[:, None] - predicted / norm(predicted)[:, None]).max() <= 1e-6
     assert certificate(problem, w, flow.h).max() <= 1e-6
     unweighted = np.median(certificate(problem, w, np.ones_like(w)))
-    assert unweighted >= 0.1 if (name, kind) == ("adagrad", "neuron") else unweighted <= 1e-6 or name == "adagrad"
+    assert (
+        unweighted >= 0.1
+        if (name, kind) == ("adagrad", "neuron")
+        else unweighted <= 1e-6 or name == "adagrad"
+    )
 
 
 @pytest.mark.parametrize("conditioner", [GD(), AdaGrad(), RMSProp()])
 @pytest.mark.parametrize("sizes", [(2, 1, 1), (2, 8, 1)])
 def test_the_late_flow_ends_where_the_euler_flow_does_with_fewer_gradients(conditioner, sizes):
-    """From log L = -25 to -300, where steps of Euler's must be short; the difference vanishes with the steps."""
-    problem = Problem(MLP(sizes), *default_data(0))
-    early, calls = Flow(problem, conditioner, problem.model.init(np.random.default_rng([0, 1]), 6)), 0
+    """From log L = -25 to -300, where Euler must make short steps; the difference vanishes with the steps."""
+    problem, calls = Problem(MLP(sizes), *default_data(0)), 0
+    counted = Problem(MLP(sizes), *default_data(0))
 
-    def follow_to(run, end):
+    def gradient(w):
+        nonlocal calls
+        calls += 1
+        return problem.gradient(w)
+
+    counted.gradient = gradient
+
+    def follow_to(step, state, end):
         nonlocal calls
         calls = 0
-        while (run.log_loss > end).any():
-            run.alive = run.log_loss > end
-            run.step()
-            calls += getattr(run, "stages", 1)
-        return unit(run.w)
+        for state in trajectory(step, state, lambda state: state.log_loss <= end):
+            pass
+        return state
 
-    follow_to(early, -25)
-    start = {"S": early.S, "log_t": early.log_t}
-    euler = Flow(problem, conditioner, early.w, 1.0, 0.1, **start)
-    reference, most = follow_to(euler, -300), calls
-    coarse, fine = (LateFlow(problem, conditioner, early.w, 1.0, growth, **start) for growth in (0.05, 0.05 / 8))
-    far = norm(follow_to(coarse, -300) - reference).max()
-    assert far < 0.01 and calls < most / 2  # a step adds a twentieth: a first-order method's error is a small part of that
-    assert norm(follow_to(fine, -300) - reference).max() < far / 8
+    w = problem.model.init(np.random.default_rng([0, 1]), 6)
+    early = follow_to(Flow(problem, conditioner), start(problem, conditioner, w), -25)
+    early = early._replace(alive=~early.overflow)
+    euler = follow_to(Flow(counted, conditioner, 1.0, 0.1), early, -300)
+    most = calls
+    coarse = follow_to(LateFlow(counted, 1.0, 0.05), early, -300)
+    far = norm(unit(coarse.w) - unit(euler.w)).max()
+    assert (
+        far < 0.01 and calls < most / 2
+    )  # a step adds a twentieth: a first-order method's error is a small part of that
+    fine = follow_to(LateFlow(counted, 1.0, 0.05 / 8), early, -300)
+    assert norm(unit(fine.w) - unit(euler.w)).max() < far / 8
     np.testing.assert_allclose(fine.log_t, euler.log_t, rtol=0.02)
 
 
 @pytest.mark.parametrize("name", list(CONDITIONERS))
 @pytest.mark.parametrize("c", [0.1, 0.02])
 def test_a_step_of_the_flow_changes_log_loss_w_and_h_by_no_more_than_it_may(name, c):
-    """To first order log L by c, ||w|| by c max(1, ||w||), any h_j^-2 by 4 c of itself; each step by one of them in full, or nearly."""
-    problem = Problem(MLP((2, 1, 1)), *default_data(0))
-    flow = Flow(problem, CONDITIONERS[name](), problem.model.init(np.random.default_rng([0, 1]), 20), c=c)
-    for _ in range(150):
-        w, u, square = flow.w, flow.u, flow.h**-2
-        flow.step()
+    """To first order log L by c, ||w|| by c max(1, ||w||), any h_j^-2 by 4 c of itself; each step by one of
+    them in full, or nearly.
+    """
+    problem, conditioner = Problem(MLP((2, 1, 1)), *default_data(0)), CONDITIONERS[name]()
+    first = start(problem, conditioner, problem.model.init(np.random.default_rng([0, 1]), 20))
+    for before, flow in islice(pairwise(trajectory(Flow(problem, conditioner, c=c), first)), 150):
+        w, u, square = before.w, before.u, before.h**-2
         moved = flow.w - w
-        used = np.stack([abs(u * moved).sum(-1) / c, norm(moved) / (c * np.maximum(1, norm(w))), abs(flow.h**-2 / square - 1).max(-1) / (4 * c)])
-        assert used[:2].max() <= 1 + 1e-9 and used[2].max() <= (1 + 1e-9 if name != "adam" else 1 + 10 * c)  # Adam's to first order only
+        used = [abs(u * moved).sum(-1) / c, norm(moved) / (c * np.maximum(1, norm(w)))]
+        used = np.stack([*used, abs(flow.h**-2 / square - 1).max(-1) / (4 * c)])
+        assert used[:2].max() <= 1 + 1e-9 and used[2].max() <= (
+            1 + 1e-9 if name != "adam" else 1 + 10 * c
+        )  # Adam's to first order only
         assert (used.max(0) > 0.5).all()
 
 
@@ -264,35 +310,96 @@ class Quadratic:
     """log L = -60 + Σ λ_j w_j² / 2 in place of a problem: the flow of each coordinate is known."""
 
     curvature = np.array([0.0, 1.0, 30.0, 200.0])
+    calls = 0
 
     def gradient(self, w):
+        self.calls += 1
         return -60 + (self.curvature * w**2).sum(-1) / 2, self.curvature * w
 
 
 @pytest.mark.parametrize("steep", [64.0, 900.0])
 @pytest.mark.parametrize("lr", [1.0, 0.01])
 def test_a_step_of_the_late_flow_is_its_chebyshev_polynomial_and_its_clock_that_of_the_flow(steep, lr):
-    """w_j shrinks by T_s(w_0 - w_1 τ λ_j) / T_s(w_0), with w_0 = 1 + 0.05 / s² and w_1 = T_s(w_0) / T_s'(w_0); dt = dτ / (lr L)."""
+    """w_j shrinks by T_s(w_0 - w_1 τ λ_j) / T_s(w_0), with w_0 = 1 + 0.05 / s² and w_1 = T_s(w_0) /
+    T_s'(w_0); dt = dτ / (lr L).
+    """
     problem, w = Quadratic(), np.array([[1.0, 2.0, 0.3, 0.1]])
-    run = LateFlow(problem, GD(), w, lr, steep=steep)
-    log_loss, u = problem.gradient(w)
+    state = start(problem, GD(), w)
+    log_loss, u, problem.calls = state.log_loss, state.u, 0
     tau = -0.05 * log_loss / (u * u).sum(-1)
-    run.step()
-    s = run.stages
+    state = LateFlow(problem, lr, steep=steep)(state)
+    s = problem.calls
     T, w_0 = np.polynomial.Chebyshev.basis(s), 1 + 0.05 / s**2
     w_1 = T(w_0) / T.deriv()(w_0)
-    np.testing.assert_allclose(run.w, w * T(w_0 - w_1 * tau[:, None] * problem.curvature) / T(w_0), rtol=1e-9, atol=1e-12)
-    between = np.linspace(log_loss, run.log_loss, 20_001)[:, 0]  # log L falls evenly along τ
-    np.testing.assert_allclose(np.exp(run.log_t + log_loss), tau / lr * np.exp(log_loss - between).mean(), rtol=1e-3)
+    np.testing.assert_allclose(
+        state.w, w * T(w_0 - w_1 * tau[:, None] * problem.curvature) / T(w_0), rtol=1e-9, atol=1e-12
+    )
+    between = np.linspace(log_loss, state.log_loss, 20_001)[:, 0]  # log L falls evenly along τ
+    np.testing.assert_allclose(
+        np.exp(state.log_t + log_loss), tau / lr * np.exp(log_loss - between).mean(), rtol=1e-3
+    )
 
 
 def test_a_rising_step_of_the_late_flow_is_refused_and_a_run_that_was_cleared_stays_as_it_is():
     """Far too few stages for a curvature of 200: T_s is beyond 1 there."""
     problem, w = Quadratic(), np.array([[9.0, 0, 0, 0.2], [9.0, 0.1, 0, 0.2]])
-    run = LateFlow(problem, GD(), w, steep=1e-9)
-    run.alive[0] = False
+    state, step = start(problem, GD(), w), LateFlow(problem, steep=1e-9)
+    state = state._replace(alive=np.array([False, True]))
     for _ in range(5):
-        before = run.log_loss
-        run.step()
-        assert (run.log_loss <= before).all()
-    assert (run.w[0] == w[0]).all() and not run.overflow.any() and run.reach[0] == 0.05 > run.reach[1]
+        before, state = state, step(state)
+        assert (state.log_loss <= before.log_loss).all()
+    steep, reach = state.memory.T
+    assert (state.w[0] == w[0]).all() and not state.overflow.any() and reach[0] == 0.05 > reach[1]
+
+
+@pytest.mark.parametrize("method, arguments", [("add", 2), ("relax", 4), ("inverse_square", 2)])
+def test_a_conditioner_that_lacks_a_method_says_which_and_what_it_must_return(method, arguments):
+    class Mine(Conditioner):
+        pass
+
+    with pytest.raises(
+        NotImplementedError, match=rf"Mine must define {method}\(.*\), which returns .* as \(runs, p\)"
+    ):
+        getattr(Mine(), method)(*[np.ones((1, 1))] * arguments)
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_longest_by_bisection_is_the_closed_form(name):
+    """What a conditioner of one's own gets by default; Adam has a closed form to first order in the step only."""
+    conditioner, rng, fraction = CONDITIONERS[name](EPS, B), np.random.default_rng(0), 1e-4
+    S, g2, t = rng.uniform(0.1, 1, (5, 3)), rng.uniform(0.1, 1, (5, 3)), 7.0
+    args = S, t, g2, np.log(g2), fraction
+    closed, bisected = conditioner.longest(*args), Conditioner.longest(conditioner, *args)
+    finite = np.isfinite(closed) & (closed < 3)
+    assert finite.sum() > 5
+    np.testing.assert_allclose(bisected[finite], closed[finite], atol=1e-3 if name == "adam" else 1e-6)
+
+
+@pytest.mark.parametrize("make", [lambda p, c: Discrete(p, c, 0.1), Flow, lambda p, c: LateFlow(p)])
+def test_a_step_leaves_its_state_as_it_was_and_does_not_depend_on_the_object(make):
+    problem, w = neuron(5)
+    w[1] *= 1e200  # this run overflows
+    conditioner = AdaGrad(EPS)
+    _, state = islice(trajectory(Flow(problem, conditioner), start(problem, conditioner, w)), 2)
+    before = [np.array(a) for a in state]
+    one, other = (make(problem, conditioner)(state) for _ in range(2))
+    for a, b, c, d in zip(state, before, one, other):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(c, d)
+    assert one.overflow.tolist() == [False, True, False, False, False] and one.steps == state.steps + 1
+
+
+def test_the_flow_takes_over_from_the_discrete_update_by_a_change_of_step():
+    """h is the same function of S and t for both clocks, so the first step of the flow starts at the last h
+    of the update.
+    """
+    problem, w = neuron(5)
+    for name in CONDITIONERS:
+        conditioner = CONDITIONERS[name](EPS, B)
+        state, _ = descend(problem, conditioner, w, 0.001, 50)
+        state = state._replace(log_t=np.full(5, np.log(50)))
+        np.testing.assert_allclose(state.h**-2, conditioner.inverse_square(state.S, 50.0), rtol=1e-12)
+        later = Flow(problem, conditioner, 0.001)(state)
+        ratio = (later.w - state.w) / (state.h * state.u)  # the same for all coordinates
+        np.testing.assert_allclose(ratio, np.repeat(ratio[:, :1], 3, 1), rtol=1e-6)
+        assert (later.log_t > state.log_t).all() and (later.log_loss < state.log_loss).all()

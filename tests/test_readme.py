@@ -7,7 +7,11 @@ import re
 
 import pytest
 
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", pathlib.Path(__file__).parents[1].joinpath("README.md").read_text(), re.M | re.S)
+BLOCKS = re.findall(
+    r"^```python\n(.*?)^```$",
+    pathlib.Path(__file__).parents[1].joinpath("README.md").read_text(),
+    re.M | re.S,
+)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))

@@ -31,7 +31,12 @@ def test_pieces_and_jobs_do_not_show(tmp_path, jobs):
     seen = []
     tasks = {n: {"end": 7, "piece": 2} for n in "abc"}
     pieces = runs.resume(count_to, tasks, tmp_path / "b", STAMP, jobs, report=seen.append)
-    assert totals(whole) == totals(pieces) and 5 <= len(seen) <= 13 and seen[0] == [0, 0, 0] and seen[-1] == [1, 1, 1]
+    assert (
+        totals(whole) == totals(pieces)
+        and 5 <= len(seen) <= 13
+        and seen[0] == [0, 0, 0]
+        and seen[-1] == [1, 1, 1]
+    )
 
 
 def test_a_task_goes_on_from_its_checkpoint_and_a_finished_one_is_not_repeated(tmp_path):
@@ -122,7 +127,11 @@ def test_the_two_files_of_a_study_are_replaced_together_or_not_at_all(tmp_path):
         paths[1].write_text("old")
         with pytest.raises(ValueError):
             runs.write_results(tmp_path, "s", content, drawing)
-        assert paths[1].read_text() == "old" and '"a": [' in paths[0].read_text() and len(list(tmp_path.iterdir())) == 2
+        assert (
+            paths[1].read_text() == "old"
+            and '"a": [' in paths[0].read_text()
+            and len(list(tmp_path.iterdir())) == 2
+        )
     (tmp_path / "t.png").mkdir()
     with pytest.raises(OSError, match="is a folder"):
         runs.prepare(tmp_path, "t.json", "t.png")

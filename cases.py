@@ -1,0 +1,200 @@
+"""What the slides' statements share: all runs of one optimizer with one loss, and Qian and Qian's example.
+
+Both are measured once, in a worker, and then remember: what several statements ask for is a cached property.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+
+import numpy as np
+
+import minibias
+import optimizers
+from datasets import default_data
+from limits import ascend
+from minibias import Problem, certificate, predict, unit
+from models import MLP, Linear
+from optimizers import Conditioner, Discrete, Flow, descend, follow, start, trajectory
+
+ISOTROPIC = ("gd", "rmsprop", "adam")  # h_∞ is a multiple of (1, ..., 1), so that the problem is min ||w||²
+HALF, END = -25.0, -50.0  # log L where the flow counts as late, and where it stops
+LEVELS = 10.0 ** np.arange(3, 14)  # log 1/L on the way to the limit
+RECORDED = (300, 2000, 2500, 3000, 4000, 5000, 8000, 10_000, 16_000, 30_000)  # discrete steps
+
+
+@dataclass(frozen=True)
+class Case:
+    """All runs of one optimizer with one loss: the neuron on the authors' data."""
+
+    optimizer: str
+    loss: str
+    conditioner: Conditioner
+    lr: float  # of the discrete update
+    seed: int
+    runs: int
+
+    about = "a case"  # what STATEMENTS calls it
+
+    def __str__(self):
+        return f"{self.optimizer}.{self.loss}"
+
+    def conclude(self):
+        """Measure what is asked of the case later, and forget the path: hundreds of states of all runs."""
+        for name in ("flow", "limit", "prediction", "proof", "separation"):
+            getattr(self, name)
+        del vars(self)["path"]
+
+    @cached_property
+    def problem(self):
+        return Problem(MLP((2, 1, 1)), *default_data(self.seed), self.loss)
+
+    @cached_property
+    def w0(self):
+        return self.initial(self.problem.model, self.runs)
+
+    def initial(self, model, runs):
+        """As many initial w of a model: the first ones are the same however many there are."""
+        return model.init(np.random.default_rng([self.seed, 1]), runs)
+
+    def follow(self, model, data, runs):
+        """The problem of another model on data (x, y), and the state where its flow stops."""
+        problem = Problem(model, *data, self.loss)
+        return problem, follow(problem, self.conditioner, self.initial(model, runs))[0]
+
+    @cached_property
+    def path(self):
+        """The flow from t = 0 to log L = -50: a state whose arrays have the times as an axis in front."""
+        first = start(self.problem, self.conditioner, self.w0)
+        done = lambda s: (s.log_loss <= END) | (s.steps >= optimizers.SEPARATES_WITHIN)  # noqa: E731
+        states = trajectory(Flow(self.problem, self.conditioner), first, done)
+        return optimizers.State(*map(np.array, zip(*states)))
+
+    @cached_property
+    def late(self):
+        """Whether log L was at most -25 before each of the path's steps: (times - 1, runs)."""
+        return self.path.log_loss[:-1] <= HALF
+
+    @cached_property
+    def flow(self):
+        """The state where the flow stops, whose h is h_∞ but for what e^-50 can change."""
+        return optimizers.State(*(a[-1].copy() for a in self.path))
+
+    @cached_property
+    def settled(self):
+        """The largest relative change of a component of h from log L = -25 to the end: (runs,)."""
+        h = self.path.h[self.late.argmax(0) - 1, np.arange(self.runs)]
+        return np.abs(h / self.flow.h - 1).max(-1)
+
+    @cached_property
+    def surrogate(self):
+        """The surrogate margin along the path: (times, runs)."""
+        return minibias.surrogate_margin(self.problem, self.path.log_loss, self.path.w, self.path.h)
+
+    @cached_property
+    def limit(self):
+        """w where log 1/L is each of LEVELS, h being h_∞, and whether it was found: (levels, runs, ...)."""
+        way = [(self.flow.w, None)]
+        for level in LEVELS:
+            way.append(ascend(self.problem, self.flow.h, way[-1][0], level))
+        return tuple(map(np.array, zip(*way[1:])))
+
+    @cached_property
+    def prediction(self):
+        """The KKT point of the problem weighted with h_∞, found from where the flow stops: (runs, p)."""
+        return predict(self.problem, self.flow.w, self.flow.h)
+
+    @cached_property
+    def defects(self):
+        """The proof's (ε_i, δ_i) on the way to the limit, NaN where that was not found: (2, levels, runs)."""
+        w, found = self.limit
+        return np.where(found, minibias.approximate_kkt(self.problem, w, self.flow.h), np.nan)
+
+    @cached_property
+    def proof(self):
+        """What the figure shows of run 0: a dict of arrays over the times or the levels."""
+        along = {"log_t": self.path.log_t, "log_loss": self.path.log_loss, "surrogate": self.surrogate}
+        along |= {"h": self.path.h, "epsilons": self.defects[0], "deltas": self.defects[1]}
+        return {"levels": LEVELS} | {name: a[:, 0] for name, a in along.items()}
+
+    @cached_property
+    def snapshots(self):
+        """The states of the discrete update after each number of steps in RECORDED: a dict."""
+        return descend(self.problem, self.conditioner, self.w0, self.lr, RECORDED[-1], RECORDED)[1]
+
+    @cached_property
+    def separation(self):
+        """`steps_to_separate` with the case's own conditioner."""
+        return self.steps_to_separate(self.conditioner)
+
+    def steps_to_separate(self, conditioner, most=5000):
+        """After how many discrete steps at learning rate 0.1 each run first separates, or `most`: (runs,)."""
+        first = start(self.problem, conditioner, self.w0)
+        separates = lambda state: self.problem.margins(state.w).min(-1) > 0  # noqa: E731
+        steps = 0
+        for state in islice(trajectory(Discrete(self.problem, conditioner, 0.1), first, separates), most):
+            steps = steps + state.alive
+        return np.where(state.overflow, most, steps)
+
+    @property
+    def weighting(self):
+        """Of the max-margin problem that the theorem speaks of."""
+        return "unweighted" if self.optimizer in ISOTROPIC else "weighted"
+
+    def residual(self, problem, w, h):
+        """The KKT residual for that problem, whose weights are h if it has any: (runs,)."""
+        return certificate(problem, w, np.ones_like(h) if self.optimizer in ISOTROPIC else h)
+
+
+@dataclass(frozen=True)
+class Qian:
+    """Qian and Qian's example: AdaGrad with one learning rate, the linear model, two points in the plane."""
+
+    lr: float
+    conditioner: Conditioner
+    steps: int  # of the discrete update
+
+    about = "an example"
+
+    def conclude(self):
+        """There is nothing to forget: what the statements ask for is all there is."""
+
+    @cached_property
+    def directions(self):
+        """The limit's direction, and the max-margin ones weighted with h_∞ and unweighted: (2,) each.
+
+        After 1e5 discrete steps the rest of S turns the limit by 0.003° at most. From there the flow of the
+        same learning rate goes on. Steps of c = 0.02 are good to a hundredth of that rest, and the flow
+        itself to about L = 1e-3 of it.
+        """
+        angle, y = np.pi / np.array([8, 20]), np.array([1.0, -1.0])
+        problem = Problem(Linear(2), y[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1), y)
+        state, _ = descend(problem, self.conditioner, np.zeros((1, 2)), self.lr, self.steps)
+        state = state._replace(log_t=np.full(1, np.log(self.steps)))
+        flow = Flow(problem, self.conditioner, self.lr, c=0.02)
+        for state in trajectory(flow, state, lambda state: state.log_loss <= END):  # noqa: B007
+            pass
+        w, found = ascend(problem, state.h, state.w)
+        w[~found] = np.nan
+        weighted, unweighted = (predict(problem, state.w, h) for h in (state.h, np.ones((1, 2))))
+        return [unit(v)[0] for v in (w, weighted, unweighted)]
+
+    @property
+    def degrees(self):
+        """The angles of the directions."""
+        return [np.degrees(np.arctan2(v[1], v[0])) for v in self.directions]
+
+
+def rate(values):
+    """The slope of log values (levels, runs) in log log 1/L, before rounding shows: (runs,)."""
+    early = LEVELS <= 1e8
+    return np.polyfit(np.log(LEVELS[early]), np.log(values[early]), 1)[0]
+
+
+def medians(problem, flow, levels, iterations=100):
+    """The KKT residual, median over the runs, where log 1/L is each of the levels: a list."""
+    w, found = flow.w, []
+    for level in levels:
+        w, _ = ascend(problem, flow.h, w, level, iterations=iterations)
+        found.append(np.nanmedian(certificate(problem, w, flow.h)))
+    return found

@@ -1,0 +1,267 @@
+"""Data: made, checked, and read from files as people have them.
+
+Nothing prints here. What a file was understood to hold is one line, `said`, beside its content.
+"""
+
+import gzip
+import io
+import math
+import pathlib
+import re
+import zipfile
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+
+from dialects import counted, listed, read_table, shown
+
+# ---------------------------------------------------------------------------------------------- made
+
+
+def default_data(seed):
+    """The authors' data: 50 + 50 points uniform in boxes of half-width 0.6 around ±(cos 0.5, sin 0.5).
+
+    Returns x (100, 2) and y (100,) in ±1.
+    """
+    centre = np.array([np.cos(0.5), np.sin(0.5)])
+    x = np.random.default_rng([seed, 0]).uniform(-0.6, 0.6, (100, 2))
+    y = np.repeat([1.0, -1.0], 50)
+    return x + y[:, None] * centre, y
+
+
+def three_classes(seed):
+    """Five points in each of three sectors of the plane, 0.4 wide, at radii from 0.5 to 2.
+
+    Returns x (15, 2) and y (15,) in 0..2.
+    """
+    rng, y = np.random.default_rng([seed, 0]), np.arange(15) % 3
+    angle, radius = 2 * np.pi / 3 * y + rng.uniform(-0.2, 0.2, 15), rng.uniform(0.5, 2, (15, 1))
+    return radius * np.stack([np.cos(angle), np.sin(angle)], 1), y
+
+
+def crossover_data():
+    """Eight points in the plane whose ℓ∞ max-margin direction, a corner, is 0.46 away from the L2 one.
+
+    Returns x (8, 2) and y (8,) in ±1.
+    """
+    x = np.array([(0.3, 1), (0.6, 0.9), (1.2, 1.3), (0.5, 1.6)])
+    return np.concatenate([x, -1.1 * x]), np.repeat([1.0, -1.0], 4)
+
+
+# ---------------------------------------------------------------------------------------------- checked
+
+
+def classes(y):
+    """How many outputs the labels y (N,) call for: 1 if they are ±1, K if they are all of 0..K-1, K >= 3.
+
+    Raises ValueError for anything else, a single class included.
+    """
+    values = np.unique(y)
+    if np.array_equal(values, [-1, 1]):
+        return 1
+    if len(values) >= 3 and np.array_equal(values, np.arange(len(values))):
+        return len(values)
+    shown = listed([f"{value:g}" for value in values], 5)
+    expected = "-1 and +1, or every integer 0..K-1 with K >= 3 (in files also 0 and 1, in a .csv also names)"
+    raise ValueError(f"the labels must be {expected}, both or all present, not {{{shown}}}")
+
+
+def check_data(x, y):
+    """x (N, d) and y (N,) as float arrays (float32 stays).
+
+    Raises ValueError unless shapes agree, all is finite, squares neither overflow nor vanish, and `classes`
+    takes the labels.
+    """
+    if x.dtype.kind not in "biuf" or y.dtype.kind not in "biuf":
+        raise ValueError(f"the data must be real numbers, not {x.dtype} and {y.dtype}")
+    if x.ndim != 2 or y.ndim != 1 or len(x) != len(y) or x.shape[1] < 1:
+        raise ValueError(f"x must be (N, d) and y (N,) with one N and d >= 1, not {x.shape} and {y.shape}")
+    if len(x) == 0:
+        raise ValueError("the data hold no samples, at least one of each class is needed")
+    with np.errstate(over="ignore"):
+        x, y = x if x.dtype == np.float32 else x.astype(float), y.astype(float)
+    for name, array in (("x", x), ("y", y)):
+        bad = np.argwhere(~np.isfinite(array)).tolist()
+        if bad:
+            raise ValueError(f"the data must be finite, but {name}{bad[0]} is {array[tuple(bad[0])]}")
+    largest = float(abs(x).max())  # a Python number, since float32 has no 1e50
+    if not 1e-50 < largest < 1e50:
+        raise ValueError(f"the largest entry of x must be in 1e-50..1e50, not {largest:g}; scale the data")
+    classes(y)
+    return x, y
+
+
+# ---------------------------------------------------------------------------------------------- read
+
+
+class Data(NamedTuple):
+    """What `read_data` returns; `said` is a line that tells what was understood."""
+
+    x: np.ndarray  # (N, d), float64
+    y: np.ndarray  # (N,), in ±1 or 0..K-1
+    said: str
+
+
+def read_data(path):
+    """The samples in an .npz with `x` (N, d) and `y` (N,) or (N, 1), or in a .csv or .tsv, see `read_table`.
+
+    Labels 0 and 1, or False and True, become -1 and +1.
+    Raises ValueError or OSError, naming the file and what is wrong with it.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, expected an .npz or .csv file")
+    try:
+        if path.suffix.lower() == ".npz":
+            (x, y), names, remarks = read_npz(path, ("x", "y")).values(), None, []
+        elif path.suffix.lower() in (".csv", ".tsv"):
+            x, y, names, remarks = read_table(path)
+        else:
+            raise ValueError("expected a file that ends in .npz or .csv")
+        y = one_column(y)
+        if y.dtype.kind in "biuf" and np.array_equal(np.unique(y), [0, 1]):
+            y, names = 2.0 * y - 1, ["0", "1"]
+        x, y = check_data(x, y)
+    except ValueError as problem:
+        raise ValueError(f"{path}: {problem}") from None
+    values, counts = np.unique(y, return_counts=True)
+    values = [f"{value:+g}" if len(values) == 2 else f"{value:g}" for value in values]
+    names = values if names is None else [f"{name} as {value}" for name, value in zip(names, values)]
+    found = listed([f"{shown(name)} ({count})" for name, count in zip(names, counts)])
+    said = f"{path}: {len(x)} samples, {counted(x.shape[1], 'feature')}, {len(values)} classes: {found}"
+    return Data(x.astype(float), y, shown("; ".join([said, *remarks]), 1000))
+
+
+def one_column(y):
+    """Labels of shape (N, 1) as (N,)."""
+    return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+
+
+def read_npz(path, names):
+    """The arrays of these names in an .npz file, a dict. Raises ValueError for any other content, OSError."""
+    content = io.BytesIO(path.read_bytes())
+    if not zipfile.is_zipfile(content):
+        raise ValueError("expected a whole .npz file, which this is not")
+    try:
+        with np.load(content, allow_pickle=False) as arrays:
+            there = arrays.files
+            found = {name: np.asarray(arrays[name]) for name in names if name in there}
+    except Exception as problem:  # a damaged archive fails in as many ways as zipfile, zlib and NumPy have
+        reason = shown(str(problem) or repr(problem), 200)
+        raise ValueError(f"expected a whole .npz file, but {reason}") from None
+    if len(found) < len(names):
+        raise ValueError(f"expected arrays named {' and '.join(names)}, not {listed(there) or 'none'}")
+    return found
+
+
+IDX_FILES = {
+    "x_train": "train-images-idx3-ubyte",
+    "y_train": "train-labels-idx1-ubyte",
+    "x_test": "t10k-images-idx3-ubyte",
+    "y_test": "t10k-labels-idx1-ubyte",
+}
+IDX_NAME = re.compile(r"(.*?)(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(\.gz)?")
+
+
+class Images(NamedTuple):
+    """What `read_images` returns: pixels and labels as bytes, and a line that says what was understood.
+
+    x / scale lies in [0, 1]: scale is 255, or 1 where the file holds no pixels but 0 and 1.
+    """
+
+    x_train: np.ndarray  # (N, 784)
+    y_train: np.ndarray  # (N,) in 0..9
+    x_test: np.ndarray
+    y_test: np.ndarray
+    scale: int
+    said: str
+
+
+def read_images(path, train, test):
+    """The first `train` and `test` images of MNIST's layout, as `Images`.
+
+    path     an .npz with x_train, y_train, x_test, y_test as Keras has it, or a folder with the four IDX
+             files of MNIST, Fashion-MNIST or EMNIST's digits, see `find_idx`
+    Raises ValueError or OSError, naming the file and what is wrong with it.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        arrays = {key: read_idx(file, 3 if key[0] == "x" else 1) for key, file in find_idx(path).items()}
+    else:
+        try:
+            arrays = read_npz(path, IDX_FILES)
+        except ValueError as problem:
+            raise ValueError(f"{path}: {problem}; or give the folder of the four IDX files") from None
+    scale, said = 1, []
+    for part, wanted in (("train", train), ("test", test)):
+        x, y = arrays[f"x_{part}"], one_column(arrays[f"y_{part}"])
+        if x.dtype.kind not in "biu" or y.dtype.kind not in "iu":
+            raise ValueError(f"{path}: pixels and labels must be whole numbers, not {x.dtype} and {y.dtype}")
+        if x.shape[1:] != (28, 28) or y.shape != x.shape[:1]:
+            shapes = f"x_{part} {x.shape} and y_{part} {y.shape}"
+            raise ValueError(f"{path}: expected images (N, 28, 28) and labels (N,), not {shapes}")
+        if len(x) < wanted:
+            raise ValueError(f"{path}: --{part} {wanted} asks for more than the {len(x)} images there are")
+        if x.min() < 0 or x.max() > 255:
+            raise ValueError(f"{path}: pixels must lie in 0..255, but x_{part} holds {x.min()}..{x.max()}")
+        if y.min() < 0 or y.max() > 9:
+            raise ValueError(f"{path}: labels must lie in 0..9, but y_{part} holds {y.min()}..{y.max()}")
+        scale = 255 if x.max() > 1 else scale
+        said.append(f"{wanted} of {len(x)} {part} images")
+        arrays[f"x_{part}"] = x[:wanted].reshape(wanted, -1).astype(np.uint8)
+        arrays[f"y_{part}"] = y[:wanted].astype(np.uint8)
+    missing = ", ".join(str(digit) for digit in range(10) if digit not in arrays["y_train"])
+    if missing:
+        raise ValueError(f"{path}: the first {train} train images must show all of 0..9, but lack {missing}")
+    said.append("pixels divided by 255" if scale == 255 else "pixels only 0 and 1, so not divided by 255")
+    return Images(*(arrays[key] for key in IDX_FILES), scale, shown(f"{path}: {', '.join(said)}", 1000))
+
+
+def find_idx(folder):
+    """The four IDX files in a folder, a dict by the keys of IDX_FILES.
+
+    They may be gzipped, and named with dashes or with a dot, after a data set's name (EMNIST's). They lie in
+    the folder or up to two folders below (torchvision's MNIST/raw), together or each in a folder of its own
+    name.
+    Raises ValueError unless there is one data set and no other.
+    """
+    found = {}  # (folder, name of the data set) -> a dict as returned
+    paths = [path for level in ("*", "*/*", "*/*/*") for path in folder.glob(level)]
+    for path in sorted(paths, reverse=True):  # what is unpacked comes after its .gz, and replaces it
+        match = IDX_NAME.fullmatch(path.name.lower())
+        if match and path.is_file():
+            home = path.parent.parent if IDX_NAME.fullmatch(path.parent.name.lower()) else path.parent
+            key = f"{'x' if match[3] == 'images' else 'y'}_{'train' if match[2] == 'train' else 'test'}"
+            found.setdefault((home, match[1]), {})[key] = path
+    whole = [files for files in found.values() if len(files) == 4]
+    if len(whole) > 1:
+        names = listed([str(files["x_train"].relative_to(folder)) for files in whole])
+        raise ValueError(f"{folder}: expected the files of one data set, not of several: {names}")
+    if not whole:
+        most = max(found.values(), key=len, default={})
+        name = next(name for key, name in IDX_FILES.items() if key not in most)
+        raise ValueError(f"{folder}: expected the four IDX files, gzipped or not, {name} is missing")
+    return whole[0]
+
+
+def read_idx(path, dimensions):
+    """The array of bytes in an IDX file, gzipped or not, of so many dimensions.
+
+    Raises ValueError, naming the file and what is wrong with it, or OSError.
+    """
+    content = path.read_bytes()
+    if content[:2] == b"\x1f\x8b":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as problem:
+            raise ValueError(f"{path}: damaged gzip, {problem}") from None
+    magic, head = bytes([0, 0, 8, dimensions]), 4 + 4 * dimensions
+    if content[:4] != magic:
+        found = content[:4].hex() or "missing"
+        raise ValueError(f"{path}: the magic number is {found}, expected {magic.hex()}")
+    shape = [int.from_bytes(content[4 + 4 * k : 8 + 4 * k], "big") for k in range(dimensions)]
+    size = head + math.prod(shape)
+    if len(content) != size:
+        raise ValueError(f"{path}: holds {len(content)} bytes, expected {size} for the shape {tuple(shape)}")
+    return np.frombuffer(content, np.uint8, offset=head).reshape(shape)

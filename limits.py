@@ -1,0 +1,137 @@
+"""Where the flow ends: implicit Euler on the loss for few parameters, and the late flow for any number of them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from minibias import Problem, norm
+from optimizers import choose
+
+
+def ascend(problem, h, w, target=1e13, growth=4.0, iterations=100):
+    """The flow with h held at its limit, to log 1/L >= target by implicit Euler in the time of φ = -log log(1/L).
+
+    Each step solves w_new = w - Δ h ⊙ ∂φ(w_new), that is, minimises φ(w_new) + ||h^-1/2 (w_new - w)||² / (2
+    Δ), by Newton's method, with Δ proportional to ||h^-1/2 w||² such that log 1/L grows about `growth`-fold.
+    w, h (runs, p), L(w) < 1; returns w and `solved` (runs,): whether Newton's method converged in every step.
+    """
+    D = problem.model.degree
+    ratio = growth ** (1 / D)
+    w, solved = np.array(w), np.ones(len(w), bool)
+    with np.errstate(all="ignore"):
+        while True:
+            todo = np.flatnonzero(solved & (problem.gradient(w)[0] > -target))
+            if not len(todo):
+                return w, solved
+            at = w[todo]
+            stretch = np.sqrt(h[todo] * ratio * (ratio - 1) / D) * norm(at / np.sqrt(h[todo]))[:, None]
+            w[todo], solved[todo] = implicit_step(problem, at, stretch, ratio, iterations)
+
+
+def implicit_step(problem, w, stretch, ratio, iterations):
+    """The minimiser v of F(v) = φ(stretch ⊙ v) + ||v - v_0||² / 2 for every run, as w = stretch ⊙ v, and whether it was found.
+
+    At large log 1/L, F is nearly piecewise smooth, with a crease wherever the sample of least margin changes.
+    A step that overshoots a crease is therefore cut back by bisection of the slope along it, which ends on
+    the crease, and not by halving until F falls, which would bounce from side to side.
+    """
+    v0 = w / stretch
+    v, found = ratio * v0, np.zeros(len(w), bool)
+
+    def slope(v, rows):
+        """log L, ∂ φ(stretch ⊙ v) and ∂F for these rows; ∂F is NaN where φ does not exist, L >= 1."""
+        log_loss, u = problem.gradient(stretch[rows] * v)
+        log_loss = np.where(log_loss < 0, log_loss, np.nan)[:, None]
+        du = stretch[rows] * u / -log_loss
+        return log_loss, du, du + v - v0[rows]
+
+    for _ in range(iterations):
+        rows = np.flatnonzero(~found)
+        if not len(rows):
+            break
+        here, D = v[rows], stretch[rows]
+        log_loss, du, gradient = slope(here, rows)
+        curve = problem.hessian(D * here) * D[:, :, None] * D[:, None, :] / -log_loss[:, :, None]
+        curve += du[:, :, None] * du[:, None, :] + np.eye(w.shape[-1])
+        broken = ~np.isfinite(curve).all((1, 2))
+        values, vectors = np.linalg.eigh(np.where(broken[:, None, None], np.eye(w.shape[-1]), curve))
+        step = np.einsum("rji,rj->ri", vectors, -gradient) / np.maximum(np.abs(values), 1e-3)
+        step = np.einsum("rij,rj->ri", vectors, step)
+        short, long = np.zeros(len(rows)), np.ones(len(rows))
+        beyond = np.flatnonzero(
+            ~((slope(here + step, rows)[2] * step).sum(-1) <= 1e-3 * np.abs(gradient * step).sum(-1))
+        )
+        for _ in range(50 if len(beyond) else 0):
+            middle = (short[beyond] + long[beyond]) / 2
+            rising = ~(
+                (slope(here[beyond] + middle[:, None] * step[beyond], rows[beyond])[2] * step[beyond]).sum(-1)
+                <= 0
+            )
+            long[beyond], short[beyond] = (
+                np.where(rising, middle, long[beyond]),
+                np.where(rising, short[beyond], middle),
+            )
+        length = np.where(long == 1, 1.0, (short + long) / 2)
+        v[rows] = np.where(broken[:, None], here, here + length[:, None] * step)
+        found[rows] = ~broken & (norm(step) <= 1e-11 * norm(here))
+    return stretch * v, found
+
+
+@dataclass(frozen=True)
+class LateFlow:
+    """A step of the flow with h held at its limit, for any number of parameters: Runge, Kutta and Chebyshev's method.
+
+    An explicit Euler step must be shorter than 2 over the largest curvature, which the samples of nearly
+    least margin make steep. s stages, one gradient each, arranged by Chebyshev polynomials, are stable over
+    about s² times that, to the same first order (van der Houwen and Sommeijer, 1980; damping 0.05). A step is
+    to add the share `reach` (runs,) to log 1/L, `growth` at most, in the time τ = ∫ lr L dt, in which dw/dτ =
+    -h ⊙ ∂ log L. A run whose log L would rise stays where it was and tries half of the step. Where log L
+    falls by less than a quarter of what it should, the next step has more stages: `steep` (runs,) is their
+    square for a fall of one. The state's `memory` (runs, 2) is (steep, reach), and its `overflow` says that
+    no step, however short, falls any more. Needs log L < 0.
+    """
+
+    problem: Problem
+    lr: float = 1.0
+    growth: float = 0.05
+    steep: float = 64.0  # to begin with
+    damping: float = 0.05
+
+    def __call__(self, state):
+        fresh = np.tile((self.steep, self.growth), (len(state.w), 1))
+        steep, reach = (state.memory if state.memory.size else fresh).T
+        with np.errstate(all="ignore"):
+            fall = -reach * state.log_loss
+            tau = (fall / (state.h * state.u * state.u).sum(-1))[:, None]
+            w = self.stages(state, tau, int(max(2, np.sqrt((steep * fall * state.alive).max()))) + 1)
+            log_loss, u = self.problem.gradient(w)
+            fell = state.log_loss - log_loss
+            good = state.alive & (fell > 0)
+            # at a kink of Φ neither more stages nor shorter steps make a full fall, so that both have an end
+            steep = np.minimum(steep * np.where(fell > fall / 4, 0.97, 1.5), 2000)
+            shorter = np.where(state.alive, reach / 2, reach)
+            reach = np.where(good, np.minimum(1.2 * reach, self.growth), shorter)
+            overflow = state.overflow | (reach < 1e-9)
+            # dt = dτ / (lr L), with log L falling evenly along the step
+            log_dt = np.log(tau[:, 0]) - np.log(self.lr) - log_loss + np.log(-np.expm1(-fell) / fell)
+            log_t = np.logaddexp(state.log_t, log_dt)
+        memory = np.stack([steep, reach], 1)
+        state = state._replace(
+            steps=state.steps + 1, overflow=overflow, alive=state.alive & ~overflow, memory=memory
+        )
+        return choose(good, state._replace(w=w, log_loss=log_loss, u=u, log_t=log_t), state)
+
+    def stages(self, state, tau, s):
+        """w after a step of length tau (runs, 1) in s stages."""
+        w_0 = 1 + self.damping / s**2
+        T, slope = [1.0, w_0], [0.0, 1.0]  # Chebyshev polynomials and their derivatives at w_0
+        for _ in range(s - 1):
+            slope.append(2 * T[-1] + 2 * w_0 * slope[-1] - slope[-2])
+            T.append(2 * w_0 * T[-1] - T[-2])
+        w_1 = T[s] / slope[s]
+        before, w = state.w, state.w - w_1 / w_0 * tau * state.h * state.u
+        for j in range(2, s + 1):
+            pull = state.h * self.problem.gradient(w)[1]
+            now = 2 * w_0 * w - 2 * w_1 * tau * pull
+            before, w = w, (T[j - 1] * now - T[j - 2] * before) / T[j]
+        return w

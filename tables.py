@@ -1,0 +1,133 @@
+"""The tables that the studies print: results in, lines out."""
+
+import math
+
+import numpy as np
+
+import experiments
+from minibias import angle_to_ones
+
+EXPLAINED = {
+    "overflow": "overflow, float64 cannot hold the loss or h at the next step; "
+    "smaller data or a smaller --lr help",
+    "newton failed": "newton failed, the implicit step was not solved, so w is short of the limit",
+    "not separated": "not separated, the end point misclassifies some sample",
+    "h still moving": f"h still moving, by over {experiments.SETTLED:g} of itself from log L = "
+    f"{experiments.LOG_LOSS_END / 2:g} to {experiments.LOG_LOSS_END:g}, or the end not reached",
+}
+
+
+def direction(results):
+    """A row for each optimizer and form, then what the limits say, then what went wrong."""
+    yield (
+        f"{'optimizer':9} {'form':8} {'separated':>9} {'angle of h to (1, ..., 1)':>25}"
+        f" {'normalised margin':>31}  seconds"
+    )
+    yield (
+        f"{'':9} {'':8} {'runs':>9} {'median':>12} {'largest':>12}"
+        f" {'median':>9} {'smallest':>10} {'largest':>10}"
+    )
+    for r in results:
+        angle, margin = angle_to_ones(r["h_inf"]), r["margin"]
+        yield (
+            f"{r['optimizer']:9} {r['form']:8} {r['separated'].sum():>5}/{len(margin):<3} "
+            f"{np.median(angle):>11.2g}° {angle.max():>11.2g}° "
+            f"{np.median(margin):>9.4g} {margin.min():>10.4g} {margin.max():>10.4g} {r['seconds']:>8.2f}"
+        )
+    for r in results:
+        ok = r["status"] == "ok"
+        if r["form"] == "limit" and ok.any():
+            error, residual, unweighted = (
+                r[key][ok].astype(float)
+                for key in ("direction_error", "kkt_residual", "kkt_residual_unweighted")
+            )
+            yield (
+                f"{r['optimizer']}, limit: direction error at most {error.max():.1e}, KKT residual at most "
+                f"{residual.max():.1e} with h_∞, median {np.median(unweighted):.1e} without"
+            )
+    for r in results:
+        for status in sorted(set(r["status"]) - {"ok"}):
+            mine = r["status"] == status
+            where = "" if status != "newton failed" else f" (log L {r['log_loss'][mine].max():.2g} at most)"
+            about = f"{r['optimizer']}, {r['form']}: {mine.sum()} of {len(mine)} runs"
+            yield f"{about}: {EXPLAINED[status]}{where}"
+    if not any(r["separated"].any() for r in results):
+        yield "no run separates the data, so the theorem says nothing about them"
+
+
+def claims(rows):
+    for row in rows:
+        verdict = "holds" if row["holds"] else "FAILS" if row["kind"] == "theorem" else "not shown"
+        measured = "undefined" if row["measured"] is None else f"{row['measured']:.3g}"
+        found = f"{measured:>10} {row['relation']} {row['bound']:<7g}"
+        yield f"{verdict:9} {row['id']:34} {found} {row['statement']}"
+    failed = [row["id"] for row in rows if row["kind"] == "theorem" and not row["holds"]]
+    hold = sum(row["holds"] for row in rows)
+    fail = f"{len(failed)} theorem{'s' * (len(failed) != 1)} fail"
+    yield " ".join([f"{len(rows)} claims, {hold} hold, {fail}", *failed])
+    if failed:
+        why = "with others, finite steps may not be enough for one"
+        yield f"the bounds are meant for the default flags; {why}"
+
+
+def images(summary):
+    """Mean ± standard deviation over the seeds."""
+
+    def cell(values, form, scale=1):
+        spread = f" ± {np.std(values, ddof=1) * scale:{form}}" if len(values) > 1 else ""
+        return f"{np.mean(values) * scale:{form}}{spread}"
+
+    yield (
+        f"{'':27} {'separates':>9} {'last step: normalised':>33} {'accuracy (%)':>21}   {'at the same':>11}"
+        f"  {'normalised':>12} {'test':>18}"
+    )
+    yield (
+        f"{'optimizer':9} {'ε':>7}  {'form':8} {'at step':>9} {'log L':>13} {'margin':>19} {'train':>6}"
+        f" {'test':>14}   {'log L':>11} {'margin':>19} {'accuracy (%)':>14}  seconds"
+    )
+    for r in summary:
+        separates = "" if r["form"] == "flow" else "never" if r["separates"] == math.inf else r["separates"]
+        yield (
+            f"{r['optimizer']:9} {r['eps']:>7g}  {r['form']:8} {separates:>9}"
+            f" {cell(r['log_loss'], '.1f'):>13} {cell(r['margin'], '.1e'):>19}"
+            f" {100 * r['train_accuracy'].mean():>6.2f} {cell(r['test_accuracy'], '.2f', 100):>14}"
+            f"   {r['level']:>11.4g} {cell(r['margin_same'], '.1e'):>19}"
+            f" {cell(r['test_accuracy_same'], '.2f', 100):>14} {r['seconds']:>8.1f}"
+        )
+
+
+def answers(verdicts):
+    """A line for each verdict, with the mean of the paired differences and its standard error."""
+    width = max((len(a["claim"]) for a in verdicts), default=0)
+    if verdicts:
+        yield f"{'verdict':19}  {'claim':{width}}  {'at':33} {'mean difference':>15} ± standard error"
+    for a in verdicts:
+        error = "" if a["standard_error"] is None else f" ± {a['standard_error']:.1e}"
+        yield f"{a['answer']:19}  {a['claim']:{width}}  {a['at']:33} {a['mean']:>15.1e}{error}"
+
+
+def crossover(found):
+    linf, l2, results = found["predictions"]["linf"], found["predictions"]["l2"], found["results"]
+    yield f"ℓ∞ max margin {linf['margin']:.6g}, duality gap {linf['gap']:.1e}"
+    yield f"L2 max margin {l2['margin']:.6g}, KKT residual {l2['kkt_residual']:.1e}"
+    yield f"distance between the two directions {found['predictions']['distance']:.4f}"
+    if not linf["unique"]:
+        yield "the ℓ∞ max-margin direction may not be the only one, so distances to it say little"
+    yield (
+        f"{'optimizer':9} {'ε':>7} {'½ log 1/ε':>10} {'distance to ℓ∞ there':>21} {'crossing at log 1/L':>20}"
+        f" {'distance to L2 at the end':>26}"
+    )
+    for r in results:
+        half, at = -math.log(r["eps"]) / 2, "none" if r["crossing"] is None else f"{r['crossing']:.1f}"
+        about = f"{r['optimizer']:9} {r['eps']:7g} {half:>10.1f}"
+        if r["status"] != "ok":
+            yield f"{about} {EXPLAINED.get(r['status'], r['status'])}"
+            continue
+        before = r["distance_linf"][np.searchsorted(r["log_inverse_loss"], half)]
+        yield f"{about} {before:>21.4f} {at:>20} {r['distance_l2'][-1]:>26.4f}"
+    for optimizer, slope in found["slopes"].items():
+        yield (
+            f"{optimizer}: crossing against log 1/ε, slope {'undefined' if slope is None else f'{slope:.3f}'}"
+        )
+    if any(r["status"] == "ok" and r["crossing"] is None for r in results):
+        yield "none: the run was never nearer to ℓ∞, or still is at its end"

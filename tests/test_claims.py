@@ -1,0 +1,181 @@
+"""The table of the slides' statements: it holds, and it notices what is wrong."""
+
+import dataclasses
+import inspect
+
+import numpy as np
+import pytest
+
+import claims
+import figures
+from cases import Case, Qian
+from claims import risks
+from optimizers import CONDITIONERS, GD, AdaGrad, RMSProp
+
+MEASURED = {}  # what a worker returned, by its task, so that what the tests have in common is measured once
+
+
+def remembered(subject, measure=claims.measure):
+    """A worker's job, done once."""
+    key = type(subject.conditioner), str(dataclasses.replace(subject, conditioner=None))
+    if key not in MEASURED:
+        MEASURED[key] = measure(subject)
+    return MEASURED[key]
+
+
+def study(monkeypatch):
+    """A small study with the exponential loss."""
+    monkeypatch.setattr("claims.measure", remembered)
+    monkeypatch.setattr("claims.QIAN_STEPS", 2000)
+    return claims.claims(runs=5, losses=["exp"])
+
+
+def table(monkeypatch):
+    """Its rows, id -> row."""
+    rows = study(monkeypatch)["claims"]
+    assert len({row["id"] for row in rows}) == len(rows)
+    return {row["id"]: row for row in rows}
+
+
+def failing(rows):
+    return {name for name, row in rows.items() if row["kind"] == "theorem" and not row["holds"]}
+
+
+def test_all_theorems_hold(monkeypatch):
+    rows = table(monkeypatch)
+    assert not failing(rows) and len(rows) > 50
+    assert "Lyu and Li" in rows["kkt.gd.exp"]["slide"] and "Qian and Qian" in rows["qian.not_l2.0.1"]["slide"]
+    assert rows["qian.learning_rate"]["holds"] and 1.5 < rows["ali.ridge"]["measured"] < 1.6863
+    names = {"id", "slide", "statement", "kind", "measured", "relation", "bound", "holds"}
+    for row in rows.values():
+        assert set(row) == names
+        measured, bound = row["measured"], row["bound"]
+        assert row["holds"] == (measured <= bound if row["relation"] == "<=" else measured >= bound)
+
+
+def test_every_statement_quotes_a_slide_and_is_made_once():
+    statements = [statement for some in claims.STATEMENTS.values() for statement in some]
+    assert len(set(statements)) == len(statements)
+    for statement in statements:
+        assert inspect.isgeneratorfunction(statement)
+        assert statement.__doc__.startswith('Slide "') and "\n" not in statement.__doc__
+
+
+def test_the_proof_is_what_the_figure_draws(monkeypatch):
+    proof = study(monkeypatch)["proof"]
+    assert list(proof) == list(CONDITIONERS)
+    for m in proof.values():
+        times = len(m["log_t"])
+        assert m["h"].shape == (times, 3) and len(m["log_loss"]) == len(m["surrogate"]) == times
+        assert m["levels"].shape == m["epsilons"].shape == m["deltas"].shape
+        assert m["log_loss"][-1] <= -50 and m["epsilons"][3] < m["epsilons"][0]
+    assert len(figures.claims(proof).axes) == 4
+
+
+def test_no_case_keeps_its_path(monkeypatch):
+    """Hundreds of states of all runs, which would go from process to process and fill the memory of one."""
+    study(monkeypatch)
+    for subject, _ in MEASURED.values():
+        assert "path" not in vars(subject)
+
+
+def test_epsilon_outside_the_root_breaks_the_rows_about_h_infinity(monkeypatch):
+    class Outside(RMSProp):
+        def inverse_square(self, S, t):
+            return (np.sqrt(S) + self.eps) ** 2
+
+    monkeypatch.setitem(CONDITIONERS, "rmsprop", Outside)
+    rows = table(monkeypatch)
+    assert {"h_isotropic.flow.rmsprop.exp", "h_isotropic.discrete.rmsprop.exp"} <= failing(rows)
+    assert not any(".gd." in name or ".adam." in name for name in failing(rows))
+
+
+def test_adagrad_with_h_replaced_by_one_breaks_the_row_that_it_is_not_l2(monkeypatch):
+    monkeypatch.setitem(CONDITIONERS, "adagrad", GD)
+    rows = table(monkeypatch)
+    assert {"not_l2.adagrad.exp", "qian.not_l2.0.5"} <= failing(rows)
+    assert not rows["qian.learning_rate"]["holds"]
+    assert not any(".gd." in name for name in failing(rows)) and not rows["h_varies.adagrad"]["holds"]
+
+
+class OneSum(AdaGrad):
+    """AdaGrad with one sum for all coordinates, so that h is isotropic at every time."""
+
+    def add(self, S, g2):
+        return S + g2.sum(-1, keepdims=True)
+
+    def relax(self, S, g2, log_g2, log_dt):
+        return S + np.exp(log_dt + log_g2).sum(-1, keepdims=True)
+
+    def longest(self, S, t, g2, log_g2, fraction):
+        return super().longest(S, t, g2, np.logaddexp.reduce(log_g2, axis=-1, keepdims=True), fraction)
+
+
+def test_a_new_conditioner_is_held_to_what_holds_for_all(monkeypatch):
+    monkeypatch.setitem(CONDITIONERS, "onesum", OneSum)
+    rows = table(monkeypatch)
+    adams = {name for name in rows if name.endswith("adam.exp")}
+    adams -= {"h_isotropic.flow.adam.exp", "h_isotropic.discrete.adam.exp", "margin.adam.exp"}
+    assert {name for name in rows if "onesum" in name} == {name.replace("adam", "onesum") for name in adams}
+    assert not failing(rows) and "the weighted problem" in rows["kkt.onesum.exp"]["statement"]
+
+
+def measure_lightly(subject, measure=claims.measure):
+    """A worker's job without the statements that take seconds."""
+    slow = ("loss", "h_of_adagrad", "h_becomes", "networks", "several", "discrete")
+    light = tuple(s for s in claims.STATEMENTS["a case"] if not s.__name__.startswith(slow))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(claims.STATEMENTS, "a case", light)
+        return measure(subject)
+
+
+def test_the_rows_are_the_same_whatever_the_jobs(monkeypatch):
+    monkeypatch.setitem(CONDITIONERS, "onesum", OneSum)
+    monkeypatch.setattr("claims.QIAN_STEPS", 2000)
+    monkeypatch.setattr("claims.measure", measure_lightly)
+    one, two = (claims.claims(runs=5, jobs=jobs, losses=["exp"]) for jobs in (1, 2))
+    assert one["claims"] == two["claims"] and any("onesum" in row["id"] for row in one["claims"])
+    for optimizer, proof in one["proof"].items():
+        for name, values in proof.items():
+            np.testing.assert_array_equal(values, two["proof"][optimizer][name])
+
+
+def test_qian_and_qian_the_limit_does_not_depend_on_where_the_flow_takes_over():
+    """The flow puts an integral for the sum's rest Σ g² over t > T: Euler-Maclaurin's next term is g_T²/2 ~ T^-2."""
+    examples = [[Qian(lr, AdaGrad(1e-8), steps) for steps in (2000, 8000)] for lr in (0.5, 0.1)]
+    degrees = [[example.degrees[0] for example in some] for some in examples]
+    np.testing.assert_allclose(degrees, [[29.94, 29.94], [30.30, 30.30]], atol=0.01)
+
+
+def test_steps_to_separate_are_counted_as_a_loop_would():
+    case = Case("adagrad", "exp", AdaGrad(), 0.1, 0, 5)
+    w, S, first = case.w0, 0, np.full(5, 5000)
+    for t in range(200):
+        first = np.where((first == 5000) & (case.problem.margins(w).min(-1) > 0), t, first)
+        log_loss, u = case.problem.gradient(w)
+        g = np.exp(log_loss)[:, None] * u
+        S = S + g * g
+        w = w - 0.1 * g / np.sqrt(1e-5 + S)
+    assert first.max() < 5000 and case.separation.tolist() == first.tolist()
+    assert case.steps_to_separate(AdaGrad(), most=first.max() - 1).max() == first.max() - 1
+
+
+@pytest.mark.parametrize("n, p", [(12, 3), (4, 7)])
+def test_risks_of_gradient_flow_and_ridge_against_the_estimators_themselves(n, p):
+    """β̂ = A y, with A from a method of order 4 on dA/dt = Xᵀ(I - X A)/n, and from the normal equations."""
+    rng = np.random.default_rng(n)
+    X, beta, sigma, A, dt = rng.normal(size=(n, p)), rng.normal(size=p), 0.7, np.zeros((p, n)), 0.01
+    risk = lambda A: (((A @ X - np.eye(p)) @ beta) ** 2).sum() + sigma**2 * (A**2).sum()  # noqa: E731
+    rate = lambda A: X.T @ (np.eye(n) - X @ A) / n  # noqa: E731
+    for step in range(1, 1001):
+        a = rate(A)
+        b = rate(A + dt / 2 * a)
+        c = rate(A + dt / 2 * b)
+        A = A + dt / 6 * (a + 2 * b + 2 * c + rate(A + dt * c))
+        if step in (10, 100, 1000):
+            t = step * dt
+            flow, ridge = risks(X, beta, sigma, np.array([t]))
+            np.testing.assert_allclose(flow, risk(A), rtol=1e-7)  # dt⁴ = 1e-8
+            np.testing.assert_allclose(
+                ridge, risk(np.linalg.solve(X.T @ X / n + np.eye(p) / t, X.T / n)), rtol=1e-12
+            )

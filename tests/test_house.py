@@ -1,0 +1,98 @@
+"""Facts about the house: imports run one way, an import changes nothing, studies run from plain Python."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import experiments
+import figures
+from optimizers import CONDITIONERS, AdaGrad
+
+ROOT = pathlib.Path(__file__).parents[1]
+ROOMS = {path.stem: ast.parse(path.read_text()) for path in ROOT.glob("*.py")}
+# from the rooms that know least to the one that knows all; a room imports only from rooms before it
+LIBRARY = "dialects datasets solvers models minibias optimizers limits cnn".split()
+ORDER = LIBRARY + "runs figures experiments mnist cases claims tables cli".split()
+STUDIES = {"experiments", "mnist", "claims"}
+
+
+def imports(room):
+    """The rooms that a room imports at its top, the door of experiments.py apart."""
+    names = set()
+    for node in ast.walk(ast.Module([n for n in ROOMS[room].body if not isinstance(n, ast.If)], [])):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module)
+    return names & set(ROOMS)
+
+
+def test_every_room_has_its_place():
+    assert set(ORDER) == set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ORDER)
+def test_imports_run_one_way_and_no_study_knows_another(room):
+    assert imports(room) <= set(ORDER[: ORDER.index(room)])
+    assert room not in STUDIES or not imports(room) & STUDIES
+
+
+EFFECTS = """
+import os, sys
+import matplotlib, numpy, autograd.numpy, concurrent.futures.process
+before = dict(os.environ), matplotlib.get_backend(), list(numpy.geterr().items()), os.listdir(".")
+import {room}
+after = dict(os.environ), matplotlib.get_backend(), list(numpy.geterr().items()), os.listdir(".")
+assert before == after and "matplotlib.pyplot" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("room", [room for room in ORDER if room != "cli"])
+def test_an_import_changes_nothing_in_the_process_and_prints_nothing(room):
+    """Not the environment, the drawing back end, NumPy's error handling, the folder."""
+    command = [sys.executable, "-B", "-c", EFFECTS.format(room=room)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={"MPLBACKEND": "pdf"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_only_the_command_line_prints():
+    for room, tree in ROOMS.items():
+        calls = {
+            n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+        }
+        assert "print" not in calls or room == "cli"
+
+
+def test_a_study_runs_in_a_notebook_and_its_figure_is_a_figure():
+    found = experiments.direction(optimizers=["adagrad"], runs=3, steps=20)
+    assert [r["form"] for r in found["results"]] == ["discrete", "flow", "limit"]
+    assert found["results"][0]["w"].shape == (3, 3)
+    figure = figures.direction(**found["data"], results=found["results"])
+    assert type(figure).__module__ == "matplotlib.figure"
+
+
+class Norm(AdaGrad):
+    """AdaGrad with one sum for all coordinates (Ward, Wu and Bottou 2019)."""
+
+    def inverse_square(self, S, t):
+        return self.eps + S.sum(-1, keepdims=True) + 0 * S
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_new_conditioner_is_found_by_the_studies(monkeypatch, jobs):
+    """It has a learning rate, a colour and a name, in other processes too; its h is isotropic, so its limits
+    are L2's.
+    """
+    monkeypatch.setitem(CONDITIONERS, "norm", Norm)
+    found = experiments.direction(optimizers=["gd", "norm"], runs=4, steps=10, jobs=jobs)
+    limit = found["results"][-1]
+    assert limit["optimizer"] == "norm" and max(limit["kkt_residual_unweighted"]) < 1e-6
+    figures.direction(**found["data"], results=found["results"])
+    crossed = experiments.crossover(optimizers=["norm"], epsilons=[1e-5, 1e-3], jobs=jobs)
+    assert {r["status"] for r in crossed["results"]} == {"ok"}
+    figures.crossover(crossed["results"], crossed["slopes"])
+    np.testing.assert_allclose(np.ptp(limit["h_inf"], axis=1), 0, atol=1e-12)
