@@ -1,6 +1,7 @@
 """What the slides' statements share: all runs of one optimizer with one loss, and Qian and Qian's example.
 
-Both are measured once, in a worker, and then remember: what several statements ask for is a cached property.
+Both are measured once, in a worker, and then remember: what several statements ask for is a cached
+property.
 """
 
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ import numpy as np
 import minibias
 import optimizers
 from datasets import default_data
-from limits import ascend
-from minibias import Problem, certificate, predict, unit
+from limits import Project, ascend, begin, margin_flow
+from minibias import Problem, certificate, norm, predict, unit
 from models import MLP, Linear
-from optimizers import Conditioner, Discrete, Flow, descend, follow, start, trajectory
+from optimizers import Conditioner, Discrete, Flow, descend, start, trajectory
+from pieces import kinks
 
 ISOTROPIC = ("gd", "rmsprop", "adam")  # h_∞ is a multiple of (1, ..., 1), so that the problem is min ||w||²
 HALF, END = -25.0, -50.0  # log L where the flow counts as late, and where it stops
@@ -41,7 +43,7 @@ class Case:
 
     def conclude(self):
         """Measure what is asked of the case later, and forget the path: hundreds of states of all runs."""
-        for name in ("flow", "limit", "prediction", "proof", "separation"):
+        for name in ("flow", "end", "prediction", "proof", "separation"):
             getattr(self, name)
         del vars(self)["path"]
 
@@ -57,10 +59,19 @@ class Case:
         """As many initial w of a model: the first ones are the same however many there are."""
         return model.init(np.random.default_rng([self.seed, 1]), runs)
 
-    def follow(self, model, data, runs):
-        """The problem of another model on data (x, y), and the state where its flow stops."""
+    def followed(self, model, data, runs, starts=None):
+        """The limits of the first so many runs of another model that separate its data (x, y): `Limits`.
+
+        starts   how many initial w are tried; by default as many as runs are wanted
+        """
         problem = Problem(model, *data, self.loss)
-        return problem, follow(problem, self.conditioner, self.initial(model, runs))[0]
+        first = start(problem, self.conditioner, self.initial(model, starts or runs))
+        # those that separate need some 700 steps
+        done = lambda s: (s.log_loss <= END) | (s.steps >= 2000)  # noqa: E731
+        for state in trajectory(Flow(problem, self.conditioner), first, done):  # noqa: B007
+            pass
+        there = np.flatnonzero(state.log_loss <= END)[:runs]
+        return Limits(problem, state.w[there], state.h[there], self.optimizer in ISOTROPIC)
 
     @cached_property
     def path(self):
@@ -92,11 +103,16 @@ class Case:
         return minibias.surrogate_margin(self.problem, self.path.log_loss, self.path.w, self.path.h)
 
     @cached_property
+    def end(self):
+        """Where the margin flow ends, the limit: (runs, p)."""
+        return margin_flow(self.problem, self.flow.w, self.flow.h).w
+
+    @cached_property
     def limit(self):
-        """w where log 1/L is each of LEVELS, h being h_∞, and whether it was found: (levels, runs, ...)."""
+        """w on the way, where log 1/L is each of LEVELS, and whether it was found: (levels, runs, ..)."""
         way = [(self.flow.w, None)]
         for level in LEVELS:
-            way.append(ascend(self.problem, self.flow.h, way[-1][0], level))
+            way.append(ascend(self.problem, way[-1][0], self.flow.h, level))
         return tuple(map(np.array, zip(*way[1:])))
 
     @cached_property
@@ -147,6 +163,52 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """The limits of some runs of a network: where the margin flow leads from w (runs, p) with h (runs, p)."""
+
+    problem: Problem
+    start: np.ndarray
+    h: np.ndarray
+    isotropic: bool  # whether the problem is the one without weights
+
+    @cached_property
+    def path(self):
+        """w along the margin flow and how far it has gone: (steps, runs, p) and (steps, runs)."""
+        step, done = Project(self.problem, self.h), lambda state: state.steps >= 400
+        steps = trajectory(step, begin(self.problem, self.start), done)
+        w, far = zip(*((state.w, state.far) for state in steps))
+        return np.array(w), np.array(far)
+
+    @property
+    def w(self):
+        return self.path[0][-1]
+
+    @cached_property
+    def residual(self):
+        """The KKT residual, of the problem without weights for an isotropic h: (runs,)."""
+        return certificate(self.problem, self.w, np.ones_like(self.h) if self.isotropic else self.h)
+
+    @cached_property
+    def one_gradient(self):
+        """The same with one gradient per sample."""
+        h = np.ones_like(self.h) if self.isotropic else self.h
+        return certificate(self.problem, self.w, h, kinks=False)
+
+    @cached_property
+    def kinks(self):
+        """How many pairs of a unit and a sample of least margin lie on a kink: (runs,)."""
+        return kinks(self.problem, self.w)
+
+    @property
+    def settles_at(self):
+        """log10 of log 1/L from which on the direction stays within 1e-3 of its limit: (runs,)."""
+        w, far = self.path
+        away = norm(unit(w) - unit(w[-1])) > 1e-3
+        last = len(w) - 1 - away[::-1].argmax(0)  # the last step that is still away
+        return np.where(away.any(0), far[np.minimum(last + 1, len(w) - 1), np.arange(len(last))], far[0])
+
+
+@dataclass(frozen=True)
 class Qian:
     """Qian and Qian's example: AdaGrad with one learning rate, the linear model, two points in the plane."""
 
@@ -174,8 +236,7 @@ class Qian:
         flow = Flow(problem, self.conditioner, self.lr, c=0.02)
         for state in trajectory(flow, state, lambda state: state.log_loss <= END):  # noqa: B007
             pass
-        w, found = ascend(problem, state.h, state.w)
-        w[~found] = np.nan
+        w = margin_flow(problem, state.w, state.h).w
         weighted, unweighted = (predict(problem, state.w, h) for h in (state.h, np.ones((1, 2))))
         return [unit(v)[0] for v in (w, weighted, unweighted)]
 
@@ -189,12 +250,3 @@ def rate(values):
     """The slope of log values (levels, runs) in log log 1/L, before rounding shows: (runs,)."""
     early = LEVELS <= 1e8
     return np.polyfit(np.log(LEVELS[early]), np.log(values[early]), 1)[0]
-
-
-def medians(problem, flow, levels, iterations=100):
-    """The KKT residual, median over the runs, where log 1/L is each of the levels: a list."""
-    w, found = flow.w, []
-    for level in levels:
-        w, _ = ascend(problem, flow.h, w, level, iterations=iterations)
-        found.append(np.nanmedian(certificate(problem, w, flow.h)))
-    return found

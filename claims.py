@@ -1,7 +1,8 @@
 """The slides' statements, each beside what it measures.
 
-A statement is a generator. Its docstring is the slide's claim in a line. It yields rows of a table, each with
-a bound, whose reason stands in a comment above it. What several statements share is measured in `cases.py`.
+A statement is a generator. Its docstring is the slide's claim in a line. It yields rows of a table, each
+with a bound, whose reason stands in a comment above it. What several statements share is measured in
+`cases.py`.
 
 To add a statement, write its generator and name it in STATEMENTS. What it asserts of every conditioner must
 hold for one that somebody adds to CONDITIONERS. What it asserts of some alone asks for their names.
@@ -14,9 +15,10 @@ import numpy as np
 from autograd.core import make_vjp
 
 import minibias
-from cases import LEVELS, Case, Qian, medians, rate
-from datasets import default_data, three_classes
-from limits import ascend
+from cases import LEVELS, Case, Qian, rate
+from datasets import default_data, exclusive_or, three_classes
+from limits import Project, begin
+from losses import LOSSES
 from minibias import certificate, norm, predict, unit
 from models import MLP, Linear
 from optimizers import CONDITIONERS, Flow, follow
@@ -32,13 +34,13 @@ def claims(seed=0, eps=1e-5, b=0.9, lr=None, runs=100, jobs=1, losses=None, repo
 
     lr       a dict of learning rates of the discrete update; those that it lacks are 0.1, and 0.001 for gd
     runs     initialisations of the neuron; networks have ten, or five
-    losses   some of minibias.LOSSES; None takes all
+    losses   some of LOSSES; None takes all
     jobs     processes; `report` hears how far they are, as in `runs.spread`
 
     The claims are a list of `row`s. The proof is what the figure shows of each optimizer:
     the `Case.proof` of run 0 with the exponential loss.
     """
-    rates, losses = {"gd": 0.001} | (lr or {}), tuple(losses or minibias.LOSSES)
+    rates, losses = {"gd": 0.001} | (lr or {}), tuple(losses or LOSSES)
     subjects = [
         Case(optimizer, loss, conditioner(eps, b), rates.get(optimizer, 0.1), seed, runs)
         for optimizer, conditioner in CONDITIONERS.items()
@@ -139,7 +141,7 @@ def h_of_adagrad_converges(case):
 def adagrad_does_not_maximise_the_margin(case):
     """Slide "Discussions": RMSProp, Adam and GD share their margin, while AdaGrad has worse performance."""
     if case.optimizer == "adagrad":
-        w = case.limit[0][-1]
+        w = case.end
         # far from the 1e-6 that the others' limits keep
         residual = np.median(certificate(case.problem, w, np.ones_like(w)))
         text = "the limit's KKT residual for the unweighted problem, median"
@@ -225,45 +227,72 @@ def kkt_defects_tend_to_zero(case):
 
 def limit_is_a_kkt_point(case):
     """Slide "Main Theorem": any limit point of the parameter direction w / ||w|| is a KKT point."""
-    residual = case.residual(case.problem, case.limit[0][-1], case.flow.h)
-    errors = norm(unit(case.limit[0]) - unit(case.prediction))
-    # what no active constraint moves fades like (log 1/L)^-1/2, to 3e-7 at 1e13
+    residual = case.residual(case.problem, case.end, case.flow.h)
+    # the margin flow ends at rounding; 1e-6 is what a limit of any model is held to
     text = f"the limit's KKT residual for the {case.weighting} problem, largest"
     yield row(f"kkt.{case}", LYU if case.optimizer == "gd" else THEOREM, text, residual.max(), "<=", 1e-6)
     text = "distance of the limit's direction to the predicted one, largest"
-    yield row(f"predicted.{case}", THEOREM, text, errors[-1].max(), "<=", 1e-6)
+    error = norm(unit(case.end) - unit(case.prediction))
+    yield row(f"predicted.{case}", THEOREM, text, error.max(), "<=", 1e-6)
     # -1/2 where no active constraint moves some direction, -1 elsewhere; 0.1 for the fit
+    errors = norm(unit(case.limit[0]) - unit(case.prediction))
     text = "slope of the direction error in log 1/L from 1e3 to 1e8, largest"
     yield row(f"error_rate.{case}", THEOREM, text, rate(errors).max(), "<=", -0.4)
+    # the same slope leaves 3e-7 at 1e13
+    text = "distance between the margin flow's end and the flow on the loss at log 1/L = 1e13, largest"
+    distance = norm(unit(case.end) - unit(case.limit[0][-1]))
+    yield row(f"two_flows.{case}", THEOREM, text, distance.max(), "<=", 1e-6)
+    # it is a fixed direction of the projection, but for the accuracy of one
+    after = Project(case.problem, case.flow.h)(begin(case.problem, case.end))
+    text = "how far a projection step turns the limit's direction, largest"
+    turned = norm(unit(after.w) - unit(case.end))
+    yield row(f"projection.{case}", THEOREM, text, turned.max(), "<=", 1e-10)
 
 
 def networks_tend_to_kkt_points(case):
-    """Slide "Main Theorem": the same for every homogeneous network."""
-    residuals = medians(*case.follow(MLP((2, 8, 1)), default_data(case.seed), 10), (1e3, 1e8, 1e13))
-    text = "eight neurons: largest ratio of the KKT residual to that five decades of log 1/L earlier; "
-    text += f"at 1e3, 1e8, 1e13 it is {', '.join(f'{r:.0e}' for r in residuals)}"
-    # a network has many KKT points and kinks, and no rate is proved: only that the residual falls is asserted
-    ratio = max(late / early for early, late in pairwise(residuals))
-    yield row(f"network.{case}", THEOREM, text, ratio, "<=", 1.0)
+    """Slide "Main Theorem": the same for every homogeneous network, with Clarke's subdifferential at kinks."""
+    eight = case.followed(MLP((2, 8, 1)), default_data(case.seed), 10)
+    # a limit that was not reached counts as infinitely far, and two of ten may be
+    residual, said = eighth(eight.residual)
+    text = f"eight neurons: the limit's KKT residual, eighth smallest of ten runs ({said})"
+    yield row(f"network.{case}", THEOREM, text, residual, "<=", 1e-6)
+    four = case.followed(MLP((2, 4, 1)), exclusive_or(), 10, starts=40)
+    residual, said = eighth(four.residual)
+    text = f"exclusive or, four neurons: the same ({said}; {np.count_nonzero(four.kinks)} of them on kinks)"
+    yield row(f"kinks.{case}", THEOREM, text, residual, "<=", 1e-6)
+    # one gradient of many says little at a kink: this is far from what any limit is held to
+    text = "the same limits with one gradient per sample, median"
+    yield row(f"kinks.needed.{case}", THEOREM, text, np.median(four.one_gradient), ">=", 0.05)
+    if case.optimizer == "adagrad":
+        # float64 ends at e^-745: the loss itself could not be followed to there
+        text = (
+            "eight neurons: log10 of log 1/L from which on the direction is within 1e-3 of its limit, median"
+        )
+        far = np.median(eight.settles_at)
+        yield row(f"slow.{case}", THEOREM, text, far, ">=", 20, "observation")
+
+
+def eighth(residuals):
+    """The eighth smallest residual, NaN counting as infinite, and words on all of them."""
+    reached = residuals[residuals <= 1e-6]
+    said = f"{len(reached)} of {len(residuals)} reached, to {reached.max(initial=0):.0e} at most"
+    return np.sort(np.append(np.nan_to_num(residuals, nan=np.inf), [np.inf] * 10))[7], said
 
 
 def several_classes(case):
     """Slide "Extensions": the same for several classes, whose constraints are Φ_{y_i} - Φ_j >= 1."""
-    problem, flow = case.follow(Linear(2, 3), three_classes(case.seed), 10)
-    w, found = ascend(problem, flow.h, flow.w)
-    w[~found] = np.nan
-    # the linear model's limit is exact but for log(log 1/L) / log 1/L = 3e-12 and for rounding
+    linear = case.followed(Linear(2, 3), three_classes(case.seed), 10)
+    # both are exact to rounding, since the constraints are linear
     text = f"three classes, linear: the limit's KKT residual for the {case.weighting} problem, largest"
-    residual = case.residual(problem, w, flow.h)
-    yield row(f"several.kkt.{case}", EXTENSIONS, text, residual.max(), "<=", 1e-6)
+    yield row(f"several.kkt.{case}", EXTENSIONS, text, linear.residual.max(), "<=", 1e-6)
     text = "three classes, linear: distance of the limit's direction to the predicted one, largest"
-    error = norm(unit(w) - unit(predict(problem, flow.w, flow.h)))
+    error = norm(unit(linear.w) - unit(predict(linear.problem, linear.w, linear.h)))
     yield row(f"several.predicted.{case}", EXTENSIONS, text, error.max(), "<=", 1e-6)
-    # no rate is proved; some runs stick to a kink, where twenty of Newton's steps are as good as a hundred
-    early, late = medians(*case.follow(MLP((2, 5, 3)), three_classes(case.seed), 5), (1e2, 1e6), 20)
-    text = f"three classes, five neurons: median KKT residual {late:.0e} at log 1/L = 1e6 over "
-    text += f"{early:.0e} at 1e2"
-    yield row(f"several.network.{case}", EXTENSIONS, text, late / early, "<=", 1.0)
+    # as for two classes
+    five = case.followed(MLP((2, 5, 3)), three_classes(case.seed), 10)
+    residual, said = eighth(five.residual)
+    text = f"three classes, five neurons: the limit's KKT residual, eighth smallest of ten runs ({said})"
+    yield row(f"several.network.{case}", EXTENSIONS, text, residual, "<=", 1e-6)
 
 
 def discrete_update_heads_for_a_kkt_point(case):
@@ -326,9 +355,9 @@ def gradient_flow_is_near_ridge(seed):
 def risks(X, beta, sigma, t):
     """E||β̂ - β||² for y = Xβ + noise of deviation σ, of gradient flow from 0 and of ridge, at t (T,).
 
-    The flow is that of ||y - Xβ̂||²/(2n); ridge minimises ||y - Xβ̂||²/n + λ||β̂||² with λ = 1/t. With s_i, v_i
-    the eigenpairs of XᵀX/n the flow's is Σ (v_i.β)² e^(-2 t s_i) + σ²/n (1 - e^(-t s_i))² / s_i, ridge's
-    Σ ((v_i.β)² + σ²/n t² s_i) / (1 + t s_i)² (Ali, Kolter and Tibshirani 2019). Returns (T,) each.
+    The flow is that of ||y - Xβ̂||²/(2n); ridge minimises ||y - Xβ̂||²/n + λ||β̂||² with λ = 1/t. With s_i,
+    v_i the eigenpairs of XᵀX/n the flow's is Σ (v_i.β)² e^(-2 t s_i) + σ²/n (1 - e^(-t s_i))² / s_i,
+    ridge's Σ ((v_i.β)² + σ²/n t² s_i) / (1 + t s_i)² (Ali, Kolter and Tibshirani 2019). Returns (T,) each.
     """
     n, p = X.shape
     _, values, V = np.linalg.svd(X)
@@ -347,7 +376,7 @@ def directions_of_h(case, adagrad):
         yield row(name, slide, text, norm(h - h[0]).max(), "<=", 1e-8, "observation")
     if case.optimizer == "adagrad":  # 6°, which one sees in a figure
         yield row(name, slide, text, norm(h - h[0]).max(), ">=", 0.1, "observation")
-        w = unit(case.limit[0][-1])
+        w = unit(case.end)
         alike = np.sign(w[:, 2]) == np.sign(w[0, 2])
         text = "distance between limit directions with one sign of v, largest from run 0"
         distance = norm(w[alike] - w[0]).max()

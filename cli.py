@@ -17,7 +17,7 @@ import runs
 import tables
 from claims import claims
 from datasets import read_data, read_images
-from minibias import LOSSES
+from losses import LOSSES
 from optimizers import CONDITIONERS
 from solvers import NotSeparable
 
@@ -45,6 +45,13 @@ def fraction(text):
     value = number(text)
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, both excluded, got {text!r}")
+    return value
+
+
+def share(text):
+    value = number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
     return value
 
 
@@ -113,9 +120,8 @@ def model_name(text):
 def direction(args):
     data = own_data(args)
     out = prepared(args)
-    chosen = settings(
-        args, "optimizers", "forms", "runs", "steps", "model", "eps", "b", "lr", "loss", "seed", "jobs"
-    )
+    names = "optimizers forms runs steps model slope constant eps b lr loss seed jobs"
+    chosen = settings(args, *names.split())
     found = experiments.direction(data=data, report=Progress("direction"), **chosen)
     figure = figures.direction(**found["data"], results=found["results"])
     return publish(args, out, figure, found), tables.direction(found["results"])
@@ -258,9 +264,10 @@ def parser():
         help="the directions of h_∞ and the margins of many initialisations on a 2-D data set",
         description="""\
 The slides' "Directions of h_∞": every optimizer from many initialisations on a small data set, as the
-discrete update, as the flow (until log L <= -50) and in the limit of the flow (log L = -1e13), which is
-compared with the predicted KKT point of the max-margin problem and certified.
-RMSProp's and Adam's h_∞ is isotropic, AdaGrad's is not.
+discrete update, as the flow (until log L <= -50) and in the limit of the flow, a KKT point of the max-margin
+problem. It is certified, at kinks of a network with Clarke's subdifferential, and compared with a predicted
+one. With several hidden units there are many KKT points: the predicted one is then the one found from where
+the flow stopped, not a promise. RMSProp's and Adam's h_∞ is isotropic, AdaGrad's is not.
 Prints a table, writes OUT/direction.json and OUT/direction.png.""",
         epilog="example: python experiments.py direction --data points.csv --model mlp:8 --runs 20",
     )
@@ -270,7 +277,9 @@ Prints a table, writes OUT/direction.json and OUT/direction.png.""",
     flag(sub, "runs", count, 100, "initialisations, from 1 on (%(default)s)")
     flag(sub, "steps", count, 5000, "discrete steps, from 1 on (%(default)s)")
     flag(sub, "model", model_name, "neuron", "neuron, linear or mlp:WIDTH[,WIDTH...] (%(default)s)")
+    flag(sub, "slope", share, 0.5, "slope of the leaky ReLU below 0, in [0, 1]; 0 is ReLU (%(default)s)")
     flag(sub, "data", filled, None, f"{TABLE} (the authors' data)", metavar="FILE")
+    sub.add_argument("--constant", action="store_true", help="append a feature of ones to the data")
     sub.set_defaults(run=direction)
 
     sub = studies.add_parser(

@@ -40,6 +40,15 @@ def three_classes(seed):
     return radius * np.stack([np.cos(angle), np.sin(angle)], 1), y
 
 
+def exclusive_or():
+    """Five points on each half of the two diagonals of the plane, at 0.6 to 1.4 times (±1, ±1).
+
+    Returns x (20, 2) and y (20,) in ±1, +1 on one diagonal and -1 on the other.
+    """
+    corners = np.array([(1, 1), (-1, -1), (1, -1), (-1, 1)])
+    return np.kron(np.linspace(0.6, 1.4, 5)[:, None], corners), np.tile([1.0, 1, -1, -1], 5)
+
+
 def crossover_data():
     """Eight points in the plane whose ℓ∞ max-margin direction, a corner, is 0.46 away from the L2 one.
 

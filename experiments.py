@@ -17,16 +17,18 @@ import time
 import numpy as np
 
 from datasets import classes, crossover_data, default_data
-from limits import ascend
+from limits import margin_flow
 from minibias import Problem, certificate, norm, normalised_margin, predict, predict_linf, unit
 from models import MLP, Linear
 from optimizers import CONDITIONERS, SEPARATES_WITHIN, Flow, descend, follow, start, trajectory
+from pieces import kinks
 from runs import silent, spread
 
 FORMS = ("discrete", "flow", "limit")
 LOG_LOSS_END = -50.0  # where the flow stops: h has settled, see `follow`
 SETTLED = 1e-8  # the largest relative change of h from half of LOG_LOSS_END to its end that counts as settled
-LARGEST_LIMIT = 100  # parameters: Newton's method factors a p x p matrix for every run and step
+CERTIFIED = 1e-6  # the largest KKT residual of a limit that counts as reached
+LARGEST_JACOBIAN = 2e8  # entries: runs x margins x parameters
 SMALLEST_EPSILON = 1e-290  # `crossover`: S must be resolved beside ε, and float64 ends at 1e-308
 
 
@@ -37,19 +39,18 @@ def rates(optimizers, lr=None):
     return {name: lr or {"gd": 0.001}.get(name, 0.1) for name in optimizers}
 
 
-def build_model(name, features, outputs):
-    """The model "neuron", "linear" or "mlp:WIDTH[,WIDTH...]" for so many features and outputs (1 for labels
+def build_model(name, features, outputs, slope=0.5):
+    """The model "neuron", "linear" or "mlp:WIDTH[,WIDTH...]", of so many features and outputs (1 for labels
     ±1).
     """
     if name == "linear":
         return Linear(features, outputs)
     if name == "neuron":
         if outputs > 1:
-            raise ValueError(
-                f"the neuron cannot tell {outputs} classes apart, expected --model linear or mlp:WIDTH"
-            )
-        return MLP((features, 1, 1))
-    return MLP((features, *map(int, name.partition(":")[2].split(",")), outputs))
+            message = f"the neuron cannot tell {outputs} classes apart, expected --model linear or mlp:WIDTH"
+            raise ValueError(message)
+        return MLP((features, 1, 1), slope)
+    return MLP((features, *map(int, name.partition(":")[2].split(",")), outputs), slope)
 
 
 def direction(
@@ -58,7 +59,9 @@ def direction(
     runs=100,
     steps=5000,
     model="neuron",
+    slope=0.5,
     data=None,
+    constant=False,
     eps=1e-5,
     b=0.9,
     lr=None,
@@ -72,18 +75,24 @@ def direction(
     optimizers  names in CONDITIONERS, None for all of them
     forms       some of "discrete", `steps` updates; "flow", until log L <= -50; "limit", where the flow ends
     runs        initialisations, the same for all optimizers
-    model       a name as in `build_model`
+    model       a name as in `build_model`, with σ's `slope` in [0, 1] below 0
     data        (x, y), x (N, d) and y (N,); None for the authors' data
+    constant    whether a feature of ones is appended to x
     lr          a dict optimizer -> learning rate of the discrete form, a number for all, None as in `rates`
     Returns {"data": {x, y}, "results": a dict for each optimizer and form, arrays over the runs}.
-    Raises ValueError for values out of range, or a model too large for "limit".
+    Raises ValueError for values out of range, or a problem too large for "limit".
     """
     optimizers = list(CONDITIONERS) if optimizers is None else optimizers
     x, y = default_data(seed) if data is None else data
-    problem = Problem(build_model(model, x.shape[1], classes(y)), x, y, loss)
-    if "limit" in forms and problem.model.size > LARGEST_LIMIT:
-        most, size = LARGEST_LIMIT, problem.model.size
-        raise ValueError(f"form limit needs {most} parameters at most, not {size}: use --forms discrete,flow")
+    x = np.column_stack([x, np.ones(len(x))]) if constant else x
+    problem = Problem(build_model(model, x.shape[1], classes(y), slope), x, y, loss)
+    entries = runs * len(x) * max(1, problem.outputs - 1) * problem.model.size
+    if "limit" in forms and entries > LARGEST_JACOBIAN:
+        asked = f"runs x samples x parameters = {entries:.2g}"
+        raise ValueError(
+            f"form limit takes {LARGEST_JACOBIAN:.0e} numbers at most for the margins' gradients, "
+            f"not {asked}: use fewer --runs or --forms discrete,flow"
+        )
     w0 = problem.model.init(np.random.default_rng([seed, 1]), runs)
     lr = lr if isinstance(lr, dict) else rates(optimizers, lr)
     tasks = [(problem, name, CONDITIONERS[name](eps, b), w0, forms, lr[name], steps) for name in optimizers]
@@ -107,21 +116,19 @@ def direction_job(task):
             seconds = time.perf_counter() - clock
         else:
             end, seconds = flow, flow_seconds
-        w, log_loss, margin = end.w, end.log_loss, normalised_margin(problem, end.w)
         unsettled = ~settled & (form != "discrete")
-        status = np.select(
-            [end.overflow, margin <= 0, unsettled], ["overflow", "not separated", "h still moving"], "ok"
-        )
-        extra = {}
+        told = [end.overflow, normalised_margin(problem, end.w) <= 0, unsettled]
+        status = np.select(told, ["overflow", "not separated", "h still moving"], "ok").astype(object)
+        w, log_loss, extra = end.w, end.log_loss, {}
         if form == "limit":
-            good = status == "ok"
-            clock, w = time.perf_counter(), w.copy()
-            w[good], solved = ascend(problem, end.h[good], w[good])
+            clock = time.perf_counter()
+            w, extra = limit(problem, end.w, end.h, status == "ok")
             seconds += time.perf_counter() - clock
-            status = status.astype(object)
-            status[np.flatnonzero(good)[~solved]] = "newton failed"
-            log_loss, margin = problem.gradient(w)[0], normalised_margin(problem, w)
-            extra = limit_checks(problem, flow, w, good)
+            log_loss = np.full(len(w), None)
+            turning = ~(extra["kkt_residual"] <= CERTIFIED)
+            status[(status == "ok") & turning] = "still turning"
+            extra = {name: with_nulls(a) for name, a in extra.items()}
+        margin = normalised_margin(problem, w)
         results.append(
             {"optimizer": optimizer, "form": form, "w0": w0, "w": w, "h_inf": end.h, "log_loss": log_loss}
             | {"margin": margin, "separated": margin > 0, "status": status, "seconds": seconds}
@@ -130,19 +137,36 @@ def direction_job(task):
     return results
 
 
-def limit_checks(problem, flow, w, good):
-    """The predictions from where the flow stopped, the distance of the limits w to them, and their
-    certificates.
+def limit(problem, w, h, good):
+    """Where the flow of the `good` runs (runs,) ends, from w (runs, p) with h at its limit, and what says so.
+
+    Returns w, scaled to q_min = 1 in these runs, and a dict of arrays over the runs, NaN in the others.
     """
-    predicted, error, residual, unweighted = np.full(w.shape, np.nan), *np.full((3, len(w)), np.nan)
-    if good.any():
-        h = flow.h[good]
-        predicted[good] = unit(predict(problem, flow.w[good], h))
-        error[good] = norm(unit(w[good]) - predicted[good])
-        residual[good] = certificate(problem, w[good], h)
-        unweighted[good] = certificate(problem, w[good], np.ones_like(h))
-    names = ("predicted", "direction_error", "kkt_residual", "kkt_residual_unweighted")
-    return dict(zip(names, map(with_nulls, (predicted, error, residual, unweighted))))
+    blank = np.full(len(w), np.nan)
+    names = ["direction_error", "kkt_residual", "kkt_residual_unweighted", "kkt_residual_one_gradient"]
+    names += ["kinks", "log10_log_inverse_loss", "last_move", "crowded"]
+    found = {"predicted": np.full(w.shape, np.nan)} | {name: blank.copy() for name in names}
+    if not good.any():
+        return w, found
+    at, h = w[good], h[good]
+    end = margin_flow(problem, at, h)
+    predicted = unit(predict(problem, at, h))
+    measured = {
+        "predicted": predicted,
+        "direction_error": norm(unit(end.w) - predicted),
+        "kkt_residual": certificate(problem, end.w, h),
+        "kkt_residual_unweighted": certificate(problem, end.w, np.ones_like(h)),
+        "kkt_residual_one_gradient": certificate(problem, end.w, h, kinks=False),
+        "kinks": kinks(problem, end.w),
+        "log10_log_inverse_loss": end.far,
+        "last_move": end.last_move,
+        "crowded": end.crowded,
+    }
+    for name, values in measured.items():
+        found[name][good] = values
+    w = w.copy()
+    w[good] = end.w
+    return w, found
 
 
 def with_nulls(a):

@@ -1,21 +1,116 @@
-"""Where the flow ends: implicit Euler on the loss for few parameters, and the late flow for any number of them."""
+"""Where the flow ends: the margin flow to its limit, implicit Euler on the loss, and the late flow."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from autograd.core import make_vjp
 
-from minibias import Problem, norm
-from optimizers import choose
+from checks import as_runs
+from minibias import Problem, norm, scaled, unit
+from optimizers import choose, trajectory
+from pieces import nearest, smooth
 
 
-def ascend(problem, h, w, target=1e13, growth=4.0, iterations=100):
-    """The flow with h held at its limit, to log 1/L >= target by implicit Euler in the time of φ = -log log(1/L).
+class Limit(NamedTuple):
+    """All runs of the margin flow at one moment. `settled` says which have ended."""
+
+    w: np.ndarray  # (runs, p) the parameters, scaled to q_min = 1
+    before: np.ndarray  # (runs, p) where the last step came from or, if it failed, where it led
+    far: np.ndarray  # (runs,) log10 of log 1/L
+    growth: np.ndarray  # (runs,) ρ, by how much the next step is to multiply the least margin
+    last_move: np.ndarray  # (runs,) of the direction w / ||w||, by the last step
+    crowded: np.ndarray  # (runs,) whether a sample lies on so many kinks that its pieces are too many
+    alive: np.ndarray  # (runs,) whether the run still moves
+    steps: int  # made so far
+
+    @property
+    def settled(self):
+        """(runs,) whether the direction came to rest."""
+        return self.last_move < SETTLED
+
+
+SETTLED = 1e-12
+
+
+@dataclass(frozen=True)
+class Project:
+    """A step of the margin flow: w goes to the nearest point at which every margin is at least ρ q_min(w).
+
+    As L -> 0, log 1/L = q_min + O(log N), and the flow becomes dw/dτ ∈ h ⊙ ∂q_min(w), with Clarke's ∂ and h
+    at its limit. Its implicit Euler step is that projection, nearest in the norm ||h^-1/2 .||.
+
+    Why its fixed directions are the KKT points of min ||h^-1/2 w||² s.t. q_i(w) >= 1: the projection v of w
+    has multipliers λ_i >= 0, above 0 only where q_i(v) is least, with h^-1 (v - w) = Σ λ_i ∂q_i(v). If the
+    direction stays, v = c w with c > 1, then h^-1 v = Σ c / (c - 1) λ_i ∂q_i(v), the KKT condition; and so
+    back. That is the theorem.
+
+    At kinks the margins stand as their pieces. A step whose least margin ends more than 1e-3 off is tried
+    again with √ρ. ρ grows while the direction hardly moves. w is scaled back to q_min = 1 after each step, so
+    that nothing overflows, however far it goes.
+    """
+
+    problem: Problem
+    h: np.ndarray  # (runs, p)
+
+    def __call__(self, state):
+        runs = np.flatnonzero(state.alive)
+        w, rho = state.w[runs], state.growth[runs]
+        functions = smooth(self.problem, w, state.before[runs])
+        with np.errstate(all="ignore"):
+            start = w * rho[:, None] ** (1 / self.problem.model.degree)
+            new, good = nearest(functions, self.h[runs], w, start, rho)
+            q = self.problem.margins(new).min(-1)
+            good &= abs(q / rho - 1) < 1e-3
+            ended = np.where(good[:, None], scaled(self.problem, new), w)
+            tried = np.where(np.isfinite(new) & ~good[:, None], new, w)
+            move = np.where(good, norm(unit(ended) - unit(w)), state.last_move[runs])
+            faster = np.where(move < 1e-2, np.minimum(rho**1.3, 1e4), rho)
+            growth = np.where(good, faster, np.sqrt(rho))
+            far = state.far[runs] + np.where(good, np.log10(q), 0)
+        alive = ~(good & (move < SETTLED)) & (growth > 1 + 1e-6) & ~functions.crowded
+        new = Limit(ended, tried, far, growth, move, functions.crowded, alive, state.steps + 1)
+        return Limit(*(put(a, runs, b) for a, b in zip(state, new)))
+
+
+def put(a, runs, b):
+    """The array a (all runs, ...) with b at the `runs`; b itself if it is no array."""
+    if not np.ndim(b):
+        return b
+    a = a.copy()
+    a[runs] = b
+    return a
+
+
+def begin(problem, w):
+    """The margin flow's first state, from w (runs, p), which must separate the data."""
+    runs, far = len(w), np.log10(problem.margins(w).min(-1))
+    w, no = scaled(problem, w), np.zeros(len(w), bool)
+    return Limit(w, w, far, np.full(runs, 1.5), np.full(runs, np.inf), no, ~no, 0)
+
+
+def margin_flow(problem, w, h, steps=400):
+    """Where the margin flow ends from w (runs, p), which must separate the data, with h (runs, p): a `Limit`.
+
+    The flow on the loss should have come to log L <= -50 or so, where log 1/L is hardly more than q_min. A
+    run ends when its direction moves by less than 1e-12 in a step. It is given up after so many `steps`,
+    where even the shortest step fails, or where it is `crowded`. `certificate` says how good an end is,
+    settled or not.
+    """
+    w, h = as_runs(problem.model, w, h)
+    *_, state = trajectory(Project(problem, h), begin(problem, w), lambda state: state.steps >= steps)
+    return state
+
+
+def ascend(problem, w, h, target=1e13, growth=4.0, iterations=100):
+    """The flow with h held at its limit to log 1/L >= target: implicit Euler in the time of φ = -log log 1/L.
 
     Each step solves w_new = w - Δ h ⊙ ∂φ(w_new), that is, minimises φ(w_new) + ||h^-1/2 (w_new - w)||² / (2
     Δ), by Newton's method, with Δ proportional to ||h^-1/2 w||² such that log 1/L grows about `growth`-fold.
     w, h (runs, p), L(w) < 1; returns w and `solved` (runs,): whether Newton's method converged in every step.
     """
     D = problem.model.degree
+    w, h = as_runs(problem.model, w, h)
     ratio = growth ** (1 / D)
     w, solved = np.array(w), np.ones(len(w), bool)
     with np.errstate(all="ignore"):
@@ -29,7 +124,8 @@ def ascend(problem, h, w, target=1e13, growth=4.0, iterations=100):
 
 
 def implicit_step(problem, w, stretch, ratio, iterations):
-    """The minimiser v of F(v) = φ(stretch ⊙ v) + ||v - v_0||² / 2 for every run, as w = stretch ⊙ v, and whether it was found.
+    """The minimiser v of F(v) = φ(stretch ⊙ v) + ||v - v_0||² / 2 for every run, as w = stretch ⊙ v, and
+    whether it was found.
 
     At large log 1/L, F is nearly piecewise smooth, with a crease wherever the sample of least margin changes.
     A step that overshoots a crease is therefore cut back by bisection of the slope along it, which ends on
@@ -51,7 +147,7 @@ def implicit_step(problem, w, stretch, ratio, iterations):
             break
         here, D = v[rows], stretch[rows]
         log_loss, du, gradient = slope(here, rows)
-        curve = problem.hessian(D * here) * D[:, :, None] * D[:, None, :] / -log_loss[:, :, None]
+        curve = hessian(problem, D * here) * D[:, :, None] * D[:, None, :] / -log_loss[:, :, None]
         curve += du[:, :, None] * du[:, None, :] + np.eye(w.shape[-1])
         broken = ~np.isfinite(curve).all((1, 2))
         values, vectors = np.linalg.eigh(np.where(broken[:, None, None], np.eye(w.shape[-1]), curve))
@@ -77,9 +173,22 @@ def implicit_step(problem, w, stretch, ratio, iterations):
     return stretch * v, found
 
 
+def hessian(problem, w):
+    """∂² log L at w (runs, p): (runs, p, p), by a backward pass over the gradients at p copies, a thousand at
+    a time.
+    """
+    p, parts = w.shape[-1], []
+    for some in np.array_split(w, len(w) * p // 1000 + 1):
+        copies = np.repeat(some[:, None], p, 1)
+        backward, _ = make_vjp(lambda w: problem.gradient(w)[1], copies)
+        parts.append(backward(np.broadcast_to(np.eye(p), copies.shape)))
+    return np.concatenate(parts)
+
+
 @dataclass(frozen=True)
 class LateFlow:
-    """A step of the flow with h held at its limit, for any number of parameters: Runge, Kutta and Chebyshev's method.
+    """A step of the flow with h held at its limit, for any number of parameters: Runge, Kutta and Chebyshev's
+    method.
 
     An explicit Euler step must be shorter than 2 over the largest curvature, which the samples of nearly
     least margin make steep. s stages, one gradient each, arranged by Chebyshev polynomials, are stable over

@@ -12,7 +12,8 @@ from autograd.extend import defvjp, notrace_primitive, primitive
 
 
 class MLP:
-    """Φ(w, x) = W_D σ(W_{D-1} ... σ(W_1 x)), a network without biases; its degree D is the number of its layers.
+    """Φ(w, x) = W_D σ(W_{D-1} ... σ(W_1 x)), a network without biases; its degree D is the number of its
+    layers.
 
     sizes    (d, width, ..., outputs), D + 1 integers. (d, outputs) is the linear model. (d, 1, 1) is the
              single neuron v σ(w . x), whose flat parameters are (w_1, ..., w_d, v).
@@ -44,17 +45,46 @@ class MLP:
         """`runs` initial parameter vectors, uniform in (-1, 1)^p: (runs, p)."""
         return rng.uniform(-1, 1, (runs, self.size))
 
-    def __call__(self, w, x):
-        """Φ at w (..., p) for the samples x (N, d): (..., N), or (..., N, K) for K > 1 outputs."""
-        a = x.T
+    def __call__(self, w, x, slopes=None):
+        """Φ at w (..., p) for x (N, d), or (..., N, d) if each run has its own: (..., N), or (..., N, K).
+
+        With `slopes` (..., units, N), σ' of all hidden units is held at these: that is a smooth piece of Φ.
+        """
+        a, first = x.swapaxes(-1, -2), 0
         for start, shape in self.layers[:-1]:
             z = layer(w, a, start, shape)
-            a = self.slopes(z) * z
+            a = (self.slopes(z) if slopes is None else slopes[..., first : first + shape[0], :]) * z
+            first += shape[0]
         phi = layer(w, a, *self.layers[-1])
-        return phi.swapaxes(-1, -2) if self.sizes[-1] > 1 else phi.reshape(*w.shape[:-1], len(x))
+        return phi.swapaxes(-1, -2) if self.sizes[-1] > 1 else phi.reshape(*phi.shape[:-2], phi.shape[-1])
+
+    def units(self, w, x, c):
+        """What names the smooth pieces of <c_i, Φ(w, x_i)>, for x (N, d) and c (N, outputs).
+
+        That is, for every hidden unit at every sample, (..., units, N) each: σ'; the cosine of its weights
+        and its input, 0 at its kink; and its pull, the derivative of <c_i, Φ> in its output times the lengths
+        of its weights and its input. At a kink <c_i, Φ> is the smaller of the two pieces if the pull is
+        negative, else the larger.
+        """
+        a, z, sizes, slopes = x.T, [], [], []
+        for start, shape in self.layers[:-1]:
+            z.append(layer(w, a, start, shape))
+            squares = (cut(w, start, shape) ** 2).sum(-1)
+            sizes.append(np.sqrt(squares[..., None] * (a * a).sum(-2)[..., None, :]))
+            slopes.append(self.slopes(z[-1]))
+            a = slopes[-1] * z[-1]
+        pulls, g = [], c.T
+        for later, size, slope in zip(self.layers[:0:-1], sizes[::-1], slopes[::-1]):
+            g = layer_transpose(w, g, *later)
+            pulls.insert(0, g * size)
+            g = slope * g
+        cosines = [a / np.where(size > 0, size, 1) for a, size in zip(z, sizes)]
+        return [np.concatenate(parts, -2) for parts in (slopes, cosines, pulls)]
 
     def slopes(self, z):
-        """σ'(z): 1 above 0, `slope` below, and `clarke` at 0. It is constant on each side, and σ(z) = σ'(z) z."""
+        """σ'(z): 1 above 0, `slope` below, and `clarke` at 0. It is constant on each side, and σ(z) = σ'(z)
+        z.
+        """
         return slopes(z, self.slope, self.clarke)
 
 
@@ -84,7 +114,7 @@ def cut(w, start, shape):
 
 
 def times(W, a):
-    """W @ a for W (..., out, in) and a (..., in, N), or (in, N) that all runs share, by the quickest route."""
+    """W @ a for W (..., out, in) and a (..., in, N), or (in, N) for all runs, by the quickest route."""
     if W.shape[-1] == 1:
         return W * a  # an outer product: many tiny BLAS calls cost three times as much
     if a.ndim == 2:  # the data: one product for all runs

@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from checks import as_runs, check_conditioner
 from minibias import Problem, norm
 
 
 class Conditioner:
-    """What an optimizer makes of the squared gradients: a sum S, and from it h, the factor of each coordinate's step.
+    """What an optimizer makes of squared gradients: a sum S, and from it h, the factor of each coordinate's
+    step.
 
     S (runs, p) is the slide's sum (discrete form) or integral (continuous form). A subclass says how S grows,
     by `add` and `relax`, and what h is, by `inverse_square`. Times are in steps, and g2 = ∂L² (runs, p).
@@ -41,10 +43,8 @@ class Conditioner:
         raise self.missing("add(S, g2)", "the sum S after one more squared gradient g2")
 
     def relax(self, S, g2, log_g2, log_dt):
-        """The slide's integral after a time dt at a constant gradient; log g2 is given too, since g2 underflows."""
-        raise self.missing(
-            "relax(S, g2, log_g2, log_dt)", "the integral S after a time dt at a constant gradient"
-        )
+        """The slide's integral after a time dt at a constant gradient; log g2, since g2 underflows."""
+        raise self.missing("relax(S, g2, log_g2, log_dt)", "S after a time dt at a constant gradient")
 
     def inverse_square(self, S, t):
         """h^-2, from S at the time t > 0."""
@@ -55,7 +55,9 @@ class Conditioner:
         return self.inverse_square(np.zeros_like(g2), 0.0)
 
     def longest(self, S, t, g2, log_g2, fraction):
-        """log of the longest dt that changes h^-2 by no more than `fraction` of itself, per coordinate: by bisection."""
+        """log of the longest dt that changes h^-2 by at most `fraction` of itself, per coordinate, by
+        bisection.
+        """
         now, low, high = self.inverse_square(S, t), np.full_like(S, -700.0), np.full_like(S, 700.0)
         for _ in range(40):
             middle = (low + high) / 2
@@ -81,7 +83,9 @@ class GD(Conditioner):
 
 
 class AdaGrad(Conditioner):
-    """AdaGrad: S_t = S_{t-1} + g_t², h = 1 / sqrt(ε + S) (slide "Adaptive Optimizers"); h_∞ depends on the whole path."""
+    """AdaGrad: S_t = S_{t-1} + g_t², h = 1 / sqrt(ε + S) (slide "Adaptive Optimizers"). h_∞ depends on the
+    path.
+    """
 
     def add(self, S, g2):
         return S + g2
@@ -136,7 +140,7 @@ class Adam(RMSProp):
         return self.eps + (1 - self.b) / -np.log(self.b) * g2
 
     def longest(self, S, t, g2, log_g2, fraction):
-        """To first order in dt: with two different decays the quotient's change has no inverse in closed form."""
+        """To first order in dt: with two decays the quotient's change has no inverse in closed form."""
         correction = -np.expm1(t * np.log(self.b))
         decay = S / correction * np.log(self.b) * np.exp(t * np.log(self.b))
         rate = np.abs(((1 - self.b) * (g2 - S) + decay) / correction)
@@ -164,8 +168,9 @@ class State(NamedTuple):
 
 
 def start(problem, conditioner, w):
-    """The state of all runs at t = 0 with the parameters w (runs, p)."""
-    w = np.array(w, float)
+    """The state of all runs at t = 0 with the parameters w (runs, p); problem and conditioner are checked."""
+    w = np.array(as_runs(problem.model, w))
+    check_conditioner(conditioner)
     with np.errstate(all="ignore"):
         log_loss, u = problem.gradient(w)
         g2 = (np.exp(log_loss)[:, None] * u) ** 2
@@ -177,7 +182,9 @@ def start(problem, conditioner, w):
 
 
 def move(problem, state, w, **new):
-    """The state after a step to w, with the `new` arrays; a run that would leave the finite numbers stays for ever."""
+    """The state after a step to w, with `new` arrays; a run that would leave the finite numbers stays for
+    ever.
+    """
     new["log_loss"], new["u"] = problem.gradient(w)
     new |= {"w": w, "steps": state.steps + 1}
     if state.alive.all() and np.isfinite((new["u"] + new["S"]).sum()):
@@ -220,7 +227,7 @@ class Discrete:
 
 @dataclass(frozen=True)
 class Flow:
-    """A step of explicit Euler on the flow dw/dt = -lr h ⊙ ∂L (slide "continuous form": lr = 1), as long as L allows.
+    """A step of explicit Euler on the flow dw/dt = -lr h ⊙ ∂L (slide "continuous form": lr = 1).
 
     Each run takes the longest dt that changes log L by at most c to first order, ||w|| by at most c max(1,
     ||w||), and any h_j^-2 by at most a fraction 4c, or 1/2, of itself. Raises ValueError for an lr that is
@@ -238,12 +245,14 @@ class Flow:
         with np.errstate(all="ignore"):
             # where w, h and log L are heading: dw/dt = -lr L velocity, and L lr for the clock
             velocity, t = state.h * state.u, np.exp(state.log_t)[:, None]
+            pull = (velocity * state.u).sum(-1)
+            state = state._replace(alive=state.alive & (pull > 0))  # a run without gradient has nowhere to go
             log_rate = np.log(self.lr) + state.log_loss
             log_g2 = 2 * (state.log_loss[:, None] + np.log(np.abs(state.u)))
             g2 = np.exp(log_g2)
             # how long each of the three bounds lets the step be
             reach = self.c * np.maximum(1, norm(state.w))
-            fall = np.minimum(self.c / (velocity * state.u).sum(-1), reach / norm(velocity))
+            fall = np.minimum(self.c / pull, reach / norm(velocity))
             longest = self.conditioner.longest(state.S, t, g2, log_g2, min(4 * self.c, 0.5)).min(-1)
             log_dt = np.minimum(np.log(fall) - log_rate, longest)
             # the conditioner goes along, exactly for a constant gradient
@@ -256,7 +265,7 @@ class Flow:
 
 
 def trajectory(step, state, done=lambda state: False):
-    """Generate the state, and the ones after each step, until no run is alive; runs that are `done` (runs,) stay."""
+    """Generate the state and those after each step until no run is alive; runs that are `done` stay."""
     while True:
         state = state._replace(alive=state.alive & ~np.asarray(done(state)))
         yield state
@@ -266,11 +275,9 @@ def trajectory(step, state, done=lambda state: False):
 
 
 def descend(problem, conditioner, w, lr, steps, record=()):
-    """The state after `steps` discrete updates from w (runs, p), and a dict of the states after each in `record`."""
-    snapshots = {}
-    for state in islice(
-        trajectory(Discrete(problem, conditioner, lr), start(problem, conditioner, w)), steps + 1
-    ):
+    """The state after `steps` discrete updates from w (runs, p), and a dict of those at each in `record`."""
+    path, snapshots = trajectory(Discrete(problem, conditioner, lr), start(problem, conditioner, w)), {}
+    for state in islice(path, steps + 1):
         if state.steps in record:
             snapshots[state.steps] = state
     return state, {t: snapshots.get(t, state) for t in record}  # all runs may have stopped before
@@ -293,10 +300,10 @@ def follow(problem, conditioner, w, levels=(-25.0, -50.0), lr=1.0, c=0.1):
             stop |= problem.margins(state.w).min(-1) <= 0
         return stop | (state.steps >= 5 * SEPARATES_WITHIN)
 
-    state = start(problem, conditioner, w)
-    passed_w, passed_h = (np.repeat(a[None], len(levels), 0) for a in (state.w, state.h))
-    reached = np.zeros((len(levels), len(state.w)), bool)
-    for state in trajectory(Flow(problem, conditioner, lr, c), state, done):
+    first = start(problem, conditioner, w)
+    passed_w, passed_h = (np.repeat(a[None], len(levels), 0) for a in (first.w, first.h))
+    reached = np.zeros((len(levels), len(first.w)), bool)
+    for state in trajectory(Flow(problem, conditioner, lr, c), first, done):
         for k, level in enumerate(levels):
             new = ~reached[k] & (state.log_loss <= level)
             passed_w[k, new], passed_h[k, new] = state.w[new], state.h[new]

@@ -50,7 +50,8 @@ class NotSeparable(ValueError):
 
 
 def least_norm(G, c):
-    """The v of least ||v|| with G v >= c: G (N, p), c (N,) not all <= 0 -> (p,). Raises NotSeparable if there is none.
+    """The v of least ||v|| with G v >= c: G (N, p), c (N,) not all <= 0 -> (p,). Raises NotSeparable if there
+    is none.
 
     Lawson and Hanson's least distance programming: the non-negative combination of the vectors (G_i, c_i) that is nearest to
     (0, 1) leaves a residual parallel to (-v, 1), or none at all. The active constraints then give v to rounding.
@@ -75,7 +76,8 @@ def least_norm(G, c):
 
 
 def largest_linf_margin(Z):
-    """The v with ||v||_∞ <= 1 of largest min_i (Z v)_i: Z (N, p) -> v (p,), multipliers λ >= 0 (N,) of sum 1, `unique`.
+    """The v with ||v||_∞ <= 1 of largest min_i (Z v)_i: Z (N, p) -> v (p,), multipliers λ >= 0 (N,) of sum 1,
+    `unique`.
 
     The λ come from the simplex method on min Σ_j (a_j + b_j) s.t. Σ λ_i Z_i = a - b, all >= 0; v is its dual, a vertex.
     A nudge of the right-hand side by 1e-10 leaves no vertex degenerate, so that it cannot cycle; the reduced costs, and

@@ -10,7 +10,8 @@ from minibias import angle_to_ones
 EXPLAINED = {
     "overflow": "overflow, float64 cannot hold the loss or h at the next step; "
     "smaller data or a smaller --lr help",
-    "newton failed": "newton failed, the implicit step was not solved, so w is short of the limit",
+    "still turning": "still turning, no limit with a KKT residual of "
+    f"{experiments.CERTIFIED:g} or less was reached",
     "not separated": "not separated, the end point misclassifies some sample",
     "h still moving": f"h still moving, by over {experiments.SETTLED:g} of itself from log L = "
     f"{experiments.LOG_LOSS_END / 2:g} to {experiments.LOG_LOSS_END:g}, or the end not reached",
@@ -37,22 +38,52 @@ def direction(results):
     for r in results:
         ok = r["status"] == "ok"
         if r["form"] == "limit" and ok.any():
-            error, residual, unweighted = (
-                r[key][ok].astype(float)
-                for key in ("direction_error", "kkt_residual", "kkt_residual_unweighted")
-            )
-            yield (
-                f"{r['optimizer']}, limit: direction error at most {error.max():.1e}, KKT residual at most "
-                f"{residual.max():.1e} with h_∞, median {np.median(unweighted):.1e} without"
+            yield from limit(
+                {name: a[ok].astype(float) for name, a in r.items() if name in LIMIT}, r["optimizer"]
             )
     for r in results:
         for status in sorted(set(r["status"]) - {"ok"}):
             mine = r["status"] == status
-            where = "" if status != "newton failed" else f" (log L {r['log_loss'][mine].max():.2g} at most)"
+            where = ""
+            if status == "still turning":
+                moved, crowded = r["last_move"][mine].max(), int(r["crowded"][mine].sum())
+                where = f" (by at most {moved:.0e} in the last step)"
+                where += f"; {crowded} at a sample with more than 2^10 smooth pieces" if crowded else ""
             about = f"{r['optimizer']}, {r['form']}: {mine.sum()} of {len(mine)} runs"
             yield f"{about}: {EXPLAINED[status]}{where}"
     if not any(r["separated"].any() for r in results):
         yield "no run separates the data, so the theorem says nothing about them"
+
+
+LIMIT = (
+    "direction_error",
+    "kkt_residual",
+    "kkt_residual_unweighted",
+    "kkt_residual_one_gradient",
+    "kinks",
+    "log10_log_inverse_loss",
+)
+
+
+def limit(found, optimizer):
+    """What the certified limits of an optimizer say, from arrays over these runs; NaN where nothing is
+    predicted.
+    """
+    error, residual, unweighted, one, kinks, far = (found[name] for name in LIMIT)
+    predicted = np.isfinite(error)
+    said = f"direction error at most {error[predicted].max():.1e}" if predicted.any() else "no prediction"
+    if 0 < predicted.sum() < len(error):
+        said += f" ({predicted.sum()} of {len(error)} predicted)"
+    yield (
+        f"{optimizer}, limit: {said}, KKT residual at most {residual.max():.1e} with h_∞, "
+        f"median {np.median(unweighted):.1e} without"
+    )
+    if kinks.any():
+        yield (
+            f"{optimizer}, limit: {np.count_nonzero(kinks)} of {len(kinks)} runs on kinks, where one gradient "
+            f"per sample leaves a residual of {np.median(one[kinks > 0]):.1e}, median"
+        )
+    yield f"{optimizer}, limit: reached at log 1/L up to 10^{far.max():.0f}"
 
 
 def claims(rows):

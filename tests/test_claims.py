@@ -141,7 +141,9 @@ def test_the_rows_are_the_same_whatever_the_jobs(monkeypatch):
 
 
 def test_qian_and_qian_the_limit_does_not_depend_on_where_the_flow_takes_over():
-    """The flow puts an integral for the sum's rest Σ g² over t > T: Euler-Maclaurin's next term is g_T²/2 ~ T^-2."""
+    """The flow puts an integral for the sum's rest Σ g² over t > T: Euler-Maclaurin's next term is g_T²/2 ~
+    T^-2.
+    """
     examples = [[Qian(lr, AdaGrad(1e-8), steps) for steps in (2000, 8000)] for lr in (0.5, 0.1)]
     degrees = [[example.degrees[0] for example in some] for some in examples]
     np.testing.assert_allclose(degrees, [[29.94, 29.94], [30.30, 30.30]], atol=0.01)

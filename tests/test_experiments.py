@@ -10,7 +10,7 @@ import pytest
 
 import cli
 from cli import main
-from datasets import default_data
+from datasets import default_data, exclusive_or
 
 SMALL = ["--runs", "4", "--steps", "60", "--jobs", "1"]
 
@@ -47,13 +47,14 @@ def test_default_study_writes_what_design_says(tmp_path, capsys):
         z = w[:, :2] @ x.T
         q = y * w[:, 2:] * np.where(z > 0, z, z / 2)
         low = q.min(1, keepdims=True)
-        np.testing.assert_allclose(r["log_loss"], np.log(np.exp(low - q).sum(1)) - low[:, 0], rtol=1e-9)
-        if r["form"] == "limit":
-            assert (
-                max(r["direction_error"]) < 1e-6
-                and max(r["kkt_residual"]) < 1e-6
-                and max(r["log_loss"]) <= -1e13
-            )
+        if r["form"] != "limit":
+            np.testing.assert_allclose(r["log_loss"], np.log(np.exp(low - q).sum(1)) - low[:, 0], rtol=1e-9)
+        else:
+            assert r["log_loss"] == [None] * 4 and min(r["log10_log_inverse_loss"]) > 13
+            np.testing.assert_allclose(low, 1, rtol=1e-12)
+            assert max(r["direction_error"]) < 1e-10 and max(r["kkt_residual"]) < 1e-10
+            assert r["kinks"] == [0] * 4 and max(r["kkt_residual_one_gradient"]) < 1e-10
+            assert max(r["last_move"]) < 1e-12
             u = w / np.linalg.norm(w, axis=1, keepdims=True)
             np.testing.assert_allclose(
                 np.linalg.norm(u - r["predicted"], axis=1), r["direction_error"], atol=1e-15
@@ -64,7 +65,7 @@ def test_default_study_writes_what_design_says(tmp_path, capsys):
         assert all(
             s == "ok" if good else s == "not separated" for s, good in zip(r["status"], r["separated"])
         )
-        assert r["form"] == "discrete" or max(r["log_loss"]) <= -50
+        assert r["form"] != "flow" or max(r["log_loss"]) <= -50
     picture = (tmp_path / "direction.png").read_bytes()
     assert picture.startswith(b"\x89PNG") and len(picture) > 20_000
     assert sorted(p.name for p in tmp_path.iterdir()) == ["direction.json", "direction.png"]
@@ -155,10 +156,74 @@ def test_no_separation_is_said_plainly_and_is_no_error(tmp_path, capsys, monkeyp
     )
 
 
-def test_too_many_parameters_for_the_limit_are_refused_before_anything_runs(tmp_path, capsys):
-    status, result = run(tmp_path, "--model", "mlp:40")
+def test_too_many_gradients_for_the_limit_are_refused_before_anything_runs(tmp_path, capsys):
+    status, result = run(tmp_path, "--model", "mlp:4000", "--runs", "200")
     error = capsys.readouterr().err
     assert status == 2 and result is None and error.count("\n") == 1 and "--forms discrete,flow" in error
+
+
+def test_limits_of_a_network_on_kinks_are_reached_and_told(tmp_path, capsys, monkeypatch):
+    """Exclusive or: points on two diagonals."""
+    monkeypatch.setattr("optimizers.SEPARATES_WITHIN", 2000)
+    x, y = exclusive_or()
+    np.savez(tmp_path / "xor.npz", x=x, y=y)
+    flags = [
+        "--data",
+        str(tmp_path / "xor.npz"),
+        "--model",
+        "mlp:4",
+        "--optimizers",
+        "adagrad",
+        "--forms",
+        "limit",
+    ]
+    status, content = run(tmp_path, *flags, "--runs", "8")
+    (limit,) = content["results"]
+    ok = np.array(limit["status"]) == "ok"
+    assert status == 0 and ok.sum() >= 4 and set(limit["status"]) <= {"ok", "not separated"}
+    residual, one, kinks = (np.array(limit[k])[ok].astype(float) for k in KINK_KEYS)
+    assert residual.max() < 1e-10 and np.median(one) > 0.05 and kinks.min() > 0
+    printed = capsys.readouterr().out
+    assert "runs on kinks" in printed and "log 1/L up to 10^" in printed
+
+
+KINK_KEYS = ("kkt_residual", "kkt_residual_one_gradient", "kinks")
+
+
+@pytest.mark.parametrize("slope", ["0", "0.5", "1"])
+def test_slope_and_constant_are_used(tmp_path, slope, monkeypatch):
+    """Two points on one side of 0 on a line, which the constant separates; σ has the slope asked for."""
+    monkeypatch.setattr("optimizers.SEPARATES_WITHIN", 2000)
+    (tmp_path / "d.csv").write_text("1,1\n2,-1\n")
+    flags = [
+        "--data",
+        str(tmp_path / "d.csv"),
+        "--constant",
+        "--slope",
+        slope,
+        "--model",
+        "mlp:2",
+        "--runs",
+        "12",
+    ]
+    status, content = run(tmp_path, *flags, "--optimizers", "gd", "--forms", "limit")
+    (limit,) = content["results"]
+    x, y, w = np.array(content["data"]["x"]), np.array(content["data"]["y"]), np.array(limit["w"])
+    assert status == 0 and x.tolist() == [[1, 1], [2, 1]] and content["config"]["slope"] == float(slope)
+    ok = np.array(limit["status"]) == "ok"
+    z = w[ok, :4].reshape(-1, 2, 2) @ x.T
+    q = y * (w[ok, 4:, None] * np.maximum(z, float(slope) * z)).sum(1)
+    assert ok.sum() >= 2
+    np.testing.assert_allclose(q.min(1), 1, rtol=1e-12)
+
+
+def test_two_points_and_two_units_give_results_whoever_has_no_prediction(tmp_path):
+    (tmp_path / "two.csv").write_text("10,2,1\n10,1,-1\n")
+    status, content = run(tmp_path, "--data", str(tmp_path / "two.csv"), "--model", "mlp:2", "--runs", "5")
+    assert status == 0
+    for r in content["results"]:
+        for residual, state in zip(r.get("kkt_residual", ()), r["status"]):
+            assert (residual is not None and residual <= 1e-6) == (state == "ok")
 
 
 def test_an_h_that_has_not_settled_is_said_and_not_guessed(tmp_path):

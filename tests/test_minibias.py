@@ -8,12 +8,11 @@ import pytest
 import minibias
 from cnn import Blocks
 from datasets import classes, default_data
+from losses import LOSSES, log_logistic
 from minibias import (
-    LOSSES,
     NotSeparable,
     Problem,
     certificate,
-    log_logistic,
     norm,
     normalised_margin,
     predict,

@@ -1,6 +1,7 @@
 """Facts about the conditioners, the discrete update and the flow."""
 
 from itertools import islice, pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -100,8 +101,8 @@ def crossing(problem, conditioner, w, c, key, target, lr=1.0):
     """w and h of the flow where `key` of the state passes `target`, interpolated linearly, an error of second
     order.
     """
-    step, state = Flow(problem, conditioner, lr, c), start(problem, conditioner, w)
-    for before, state in pairwise(trajectory(step, state)):
+    path = trajectory(Flow(problem, conditioner, lr, c), start(problem, conditioner, w))
+    for before, state in pairwise(path):
         a, b = getattr(before, key)[0], getattr(state, key)[0]
         if min(a, b) <= target <= max(a, b):
             s = (target - a) / (b - a) if np.isfinite(a) else 1.0
@@ -206,7 +207,7 @@ def test_data_that_cannot_be_separated_stop_the_flow(monkeypatch):
     "eps, b, lr", [(0, 0.9, 1), (-1, 0.9, 1), (np.nan, 0.9, 1), (1e-5, 0, 1), (1e-5, 1, 1), (1e-5, 0.9, 0)]
 )
 def test_parameters_out_of_range_are_refused(eps, b, lr):
-    problem, w = neuron(1)
+    problem, _ = neuron(1)
     with pytest.raises(ValueError):
         Discrete(problem, Adam(eps, b), lr)
 
@@ -238,7 +239,7 @@ def test_limit_of_the_flow_is_the_predicted_and_certified_kkt_point(name, loss, 
     problem, w0 = Problem(model, *default_data(1), loss), model.init(np.random.default_rng(1), 10)
     flow, _, _, reached = follow(problem, CONDITIONERS[name](EPS, B), w0)
     assert reached.all()
-    w, solved = ascend(problem, flow.h, flow.w)
+    w, solved = ascend(problem, flow.w, flow.h)
     assert solved.all() and problem.gradient(w)[0].max() <= -1e13
     predicted = predict(problem, flow.w, flow.h)
     assert norm(w / norm(w)[:, None] - predicted / norm(predicted)[:, None]).max() <= 1e-6
@@ -268,8 +269,7 @@ def test_the_late_flow_ends_where_the_euler_flow_does_with_fewer_gradients(condi
     def follow_to(step, state, end):
         nonlocal calls
         calls = 0
-        for state in trajectory(step, state, lambda state: state.log_loss <= end):
-            pass
+        *_, state = trajectory(step, state, lambda state: state.log_loss <= end)
         return state
 
     w = problem.model.init(np.random.default_rng([0, 1]), 6)
@@ -309,7 +309,7 @@ def test_a_step_of_the_flow_changes_log_loss_w_and_h_by_no_more_than_it_may(name
 class Quadratic:
     """log L = -60 + Σ λ_j w_j² / 2 in place of a problem: the flow of each coordinate is known."""
 
-    curvature = np.array([0.0, 1.0, 30.0, 200.0])
+    curvature, model = np.array([0.0, 1.0, 30.0, 200.0]), SimpleNamespace(size=4)
     calls = 0
 
     def gradient(self, w):
@@ -348,7 +348,7 @@ def test_a_rising_step_of_the_late_flow_is_refused_and_a_run_that_was_cleared_st
     for _ in range(5):
         before, state = state, step(state)
         assert (state.log_loss <= before.log_loss).all()
-    steep, reach = state.memory.T
+    reach = state.memory[:, 1]
     assert (state.w[0] == w[0]).all() and not state.overflow.any() and reach[0] == 0.05 > reach[1]
 
 
@@ -365,7 +365,9 @@ def test_a_conditioner_that_lacks_a_method_says_which_and_what_it_must_return(me
 
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_longest_by_bisection_is_the_closed_form(name):
-    """What a conditioner of one's own gets by default; Adam has a closed form to first order in the step only."""
+    """What a conditioner of one's own gets by default; Adam has a closed form to first order in the step
+    only.
+    """
     conditioner, rng, fraction = CONDITIONERS[name](EPS, B), np.random.default_rng(0), 1e-4
     S, g2, t = rng.uniform(0.1, 1, (5, 3)), rng.uniform(0.1, 1, (5, 3)), 7.0
     args = S, t, g2, np.log(g2), fraction

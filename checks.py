@@ -1,0 +1,110 @@
+"""Mistakes are told at once: models, conditioners and arrays that would give wrong science without a word.
+
+Each check raises ValueError with a sentence that says what is wrong and what is expected.
+"""
+
+import numpy as np
+from autograd.core import make_vjp
+
+METHODS = ("add", "relax", "inverse_square", "inverse_square_at_0", "longest")
+
+
+def as_parameters(model, w):
+    """w as an array (..., p), p being the model's number of parameters; a list is taken as an array."""
+    w = np.array(w, float) if isinstance(w, (list, tuple)) else w
+    if w.shape[-1:] != (model.size,):
+        raise ValueError(
+            f"w must be (runs, {model.size}), a row of all parameters for each run, not {w.shape}"
+        )
+    return w
+
+
+def as_runs(model, w, h=None):
+    """w, or w and h, as arrays (runs, p), with the model's p and, for h, positive."""
+    arrays = [np.asarray(a, float) for a in (w, h) if a is not None]
+    for name, a in zip("wh", arrays):
+        if a.ndim != 2 or a.shape[1] != model.size or len(a) != len(arrays[0]):
+            asked = f"({len(arrays[0]) if name == 'h' else 'runs'}, {model.size})"
+            raise ValueError(f"{name} must be {asked}, a row of all parameters for each run, not {a.shape}")
+    if h is not None and not (arrays[1] > 0).all():
+        raise ValueError("h must be positive in every component")
+    return arrays[0] if h is None else arrays
+
+
+def check_model(model, x, outputs):
+    """Whether Φ fits x (N, d) and `outputs` (1 or K), and is homogeneous of the degree that it states.
+
+    At two random w and three samples: Φ(2w, x) = 2^D Φ(w, x), and Euler's identity <w, ∂Φ> = D Φ.
+    """
+    about = type(model).__name__
+    for name in ("size", "degree"):
+        if not isinstance(getattr(model, name, None), (int, np.integer)) or getattr(model, name) < 1:
+            raise ValueError(f"{about} must have a whole number `{name}`, not {getattr(model, name, None)}")
+    x = x[:3]
+    if getattr(model, "sizes", x.shape[1:])[0] != x.shape[1]:
+        raise ValueError(f"{about} takes {model.sizes[0]} features, but the data have {x.shape[1]}")
+    w = np.random.default_rng(0).normal(size=(2, model.size))
+    try:
+        backward, phi = make_vjp(lambda w: model(w, x), w)
+    except Exception as problem:
+        raise ValueError(
+            f"{about} cannot be evaluated and differentiated at w {w.shape} and x {x.shape}: {problem} "
+            "(the features must fit the model, and its functions be those of autograd.numpy)"
+        ) from problem
+    shape = (2, len(x)) if outputs == 1 else (2, len(x), outputs)
+    if np.shape(phi) != shape:
+        asked = f"{shape} for 2 runs, {len(x)} samples and these labels"
+        raise ValueError(f"{about} must return {asked}, not {np.shape(phi)}")
+    size, tolerance = np.abs(phi).max(), 1e-3 if x.dtype == np.float32 else 1e-6
+    if not np.isfinite(size):
+        raise ValueError(f"{about} must be finite, but its outputs at a random w are not")
+    D = model.degree
+    doubled = np.abs(model(2 * w, x) - 2.0**D * phi).max()
+    if doubled > tolerance * 2.0**D * size:
+        off = f"Φ(2w) differs from 2^{D} Φ(w) by {doubled / size:.2g} times Φ"
+        raise ValueError(
+            f"{about} is not homogeneous of degree {D}: {off} (a constant, a bias, another degree?)"
+        )
+    euler = np.abs((w * backward(phi)).sum() - D * (phi * phi).sum())
+    if euler > tolerance * D * (phi * phi).sum():
+        raise ValueError(
+            f"{about} breaks Euler's identity <w, ∂Φ> = {D} Φ: autograd does not see all of it "
+            "(are its functions those of autograd.numpy?)"
+        )
+
+
+def check_conditioner(conditioner):
+    """Whether an object can stand as a conditioner: its methods are there and fit each other.
+
+    At some S and g²: h^-2 is positive and no less for a larger S; `relax` agrees with `add` to first order.
+    """
+    if isinstance(conditioner, type):
+        raise ValueError(f"the conditioner must be an object, not the class: {conditioner.__name__}()")
+    about = type(conditioner).__name__
+    for method in METHODS:
+        if not callable(getattr(conditioner, method, None)):
+            raise ValueError(f"{about} is no conditioner, it lacks the method {method}; subclass Conditioner")
+    S, g2, dt = np.array([[0.5, 1.0, 2.0]]), np.array([[1.5, 0.7, 1.1]]), 1e-6
+    before, after = conditioner.inverse_square(S, 5.0), conditioner.inverse_square(2 * S, 5.0)
+    if np.shape(before) != S.shape or not (np.isfinite(before) & (before > 0)).all():
+        raise ValueError(
+            f"{about}.inverse_square must be finite, above 0 and as (runs, p): it is h^-2, not h"
+        )
+    if (after < before).any():
+        raise ValueError(f"{about}.inverse_square must not fall as S grows: it is h^-2, not h or h²")
+    for kind, old, new in (("a gradient", 0 * S, g2), ("forgetting", S, 0 * g2)):
+        with np.errstate(divide="ignore"):
+            slow = (conditioner.relax(old, new, np.log(new), np.log(dt)) - old) / dt
+        sudden = conditioner.add(old, new) - old
+        if np.shape(sudden) != S.shape or np.shape(slow) != S.shape:
+            raise ValueError(f"{about}.add and {about}.relax must return S as (runs, p)")
+        # what forgets at the rate 1 - b in time forgets 1 - e^-(1-b) at once: up to 1.6 times less
+        low, high = (0.99, 1.01) if kind == "a gradient" else (0.5, 2)
+        near = (np.abs(sudden) < 1e-12) & (np.abs(slow) < 1e-3) | (sudden * slow > 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(sudden == 0, 1, slow / sudden)
+        if not (near & (low <= ratio) & (ratio <= high)).all():
+            how = f"{sudden.ravel()[0]:.3g} in a step, at the rate {slow.ravel()[0]:.3g} in time; is log_dt a log?"
+            raise ValueError(
+                f"{about}.relax must agree with add to first order; for {kind} S changes by {how}"
+            )

@@ -1,0 +1,200 @@
+"""Facts about the ends of the margin flow, at kinks and away from them."""
+
+import numpy as np
+import pytest
+
+from datasets import default_data, three_classes
+from limits import Project, begin, margin_flow
+from minibias import NotSeparable, Problem, certificate, norm, predict, unit
+from models import MLP, Linear
+from optimizers import AdaGrad, RMSProp, descend, follow, trajectory
+from pieces import Margins, kinks, smooth
+
+
+def exclusive_or(seed=0):
+    """Four clusters of five points around (±1, ±1)."""
+    centres = np.repeat([(1, 1), (-1, -1), (1, -1), (-1, 1)], 5, 0)
+    return centres + np.random.default_rng(seed).uniform(-0.4, 0.4, (20, 2)), np.repeat([1, 1, -1, -1], 5)
+
+
+def separating(problem, conditioner, runs, seed=1, steps=1500):
+    """w and h of the runs, out of so many, that separate the data after some discrete updates."""
+    w = problem.model.init(np.random.default_rng([seed, 1]), runs)
+    state, _ = descend(problem, conditioner, w, 0.1, steps)
+    good = problem.margins(state.w).min(-1) > 0
+    return state.w[good], state.h[good]
+
+
+def corner():
+    """The problem, w and h that lead to the kink of the test below, for three different h."""
+    x = np.array([[1, 0], [0.5, np.sqrt(0.75)]])
+    problem = Problem(MLP((2, 2, 1), slope=0), x, np.array([1, -1]))
+    w = np.array([[1.0, 0.2, 0.3, 1.0, 2.0, -2.0]])
+    h = 10 ** np.random.default_rng(0).uniform(-0.2, 0.2, (3, 6))
+    h[0] = 1
+    return problem, np.repeat(w, 3, 0), h
+
+
+def test_the_smallest_limit_on_a_kink_is_its_closed_form():
+    """Two samples of length 1 at 60°, labels +1 and -1, and two ReLU units (w_a, v_a > 0) and (w_b, v_b < 0).
+
+    One unit has no such limit: where it is at its kink the margin is 0. With a = v_a w_a and b = -v_b w_b the
+    margins are σ(a·x_1) - σ(b·x_1) and σ(b·x_2) - σ(a·x_2). By symmetry let a·x_2 = b·x_1 = t. If t >= 0,
+    then a·x_1 = 1 + t and |a|² = ((1 + t)² - t (1 + t) + t²) / sin² 60°, which grows with t. If t <= 0, then
+    a·x_1 = 1 and |a|² = (1 - t + t²) / sin² 60°, which falls. So t = 0: both samples lie on a kink. The four
+    equations fix a and b for other h too, as long as it is not too uneven. v_a shares the norm with w_a: v_a⁴
+    = h_v ||h_w^-1/2 a||².
+    """
+    problem, w, h = corner()
+    state = margin_flow(problem, w, h)
+    expected = []
+    for factor in h:
+        a, b = np.array([1, -1 / np.sqrt(3)]), np.array([0, 2 / np.sqrt(3)])
+        v_a, v_b = (factor[k + 4] * (c * c / factor[2 * k : 2 * k + 2]).sum() for k, c in enumerate((a, b)))
+        v_a, v_b = v_a**0.25, v_b**0.25
+        expected.append([*(a / v_a), *(b / v_b), v_a, -v_b])
+    np.testing.assert_allclose(state.w, expected, atol=1e-10)
+    assert kinks(problem, state.w).tolist() == [2, 2, 2] and state.settled.all()
+    assert certificate(problem, state.w, h).max() < 1e-12
+    assert certificate(problem, state.w, h, kinks=False).min() > 0.05
+    np.testing.assert_allclose(predict(problem, w, h), expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("factor", [1.5, 100.0])
+def test_a_projection_step_from_a_kkt_point_does_not_turn_it(factor):
+    x, y = default_data(0)
+    network, neuron = corner(), Problem(MLP((2, 1, 1)), x, y)
+    for problem, w, h in (network, (neuron, *separating(neuron, AdaGrad(), 10, steps=200))):
+        end = begin(problem, margin_flow(problem, w, h).w)
+        after = Project(problem, h)(end._replace(growth=np.full(len(w), factor)))
+        assert norm(unit(after.w) - unit(end.w)).max() < 1e-10
+        np.testing.assert_allclose(after.far - end.far, np.log10(factor), atol=1e-12)
+
+
+@pytest.mark.parametrize("slope", [0.5, 0])
+def test_gradients_nearby_are_the_gradients_of_the_pieces(slope):
+    """Two of three units are at a kink of sample 0, one with a negative pull; nearby, all sides are met."""
+    problem = Problem(MLP((2, 3, 1), slope), np.array([[1.0, 2], [-1, 0.5]]), np.array([1, -1]))
+    w = np.array([[2.0, -1, -4, 2, 1, 1, 1, -1, 3]])
+    functions = smooth(problem, w)
+    named = functions.gradients(w)[0][:4]
+    assert functions.real.sum() == 5 and kinks(problem, w) == (2 if problem.margins(w).argmin() == 0 else 0)
+    nearby = w + 1e-7 * np.random.default_rng(0).normal(size=(200, 9))
+    distances = norm(problem.jacobian(nearby)[:, :1] - named)
+    assert distances.min(1).max() < 1e-5 and set(distances.argmin(1)) == {0, 1, 2, 3}
+    # for a step from w only the attracting unit's piece is named
+    assert smooth(problem, w, w).real.sum() == 1 + 2
+
+
+def test_the_end_is_the_same_in_any_order_of_units_and_samples_and_on_any_scale():
+    x, y = exclusive_or()
+    problem = Problem(MLP((2, 4, 1)), x, y)
+    w, h = separating(problem, AdaGrad(), 20)
+    end = margin_flow(problem, w, h)
+    units, samples = np.array([2, 0, 3, 1]), np.random.default_rng(0).permutation(20)
+    places = np.concatenate([np.arange(8).reshape(4, 2)[units].ravel(), 8 + units])
+    other = margin_flow(Problem(problem.model, x[samples], y[samples]), w[:, places], h[:, places])
+    assert len(w) > 3 and norm(unit(other.w) - unit(end.w)[:, places]).max() < 1e-9
+    for scale in (1e-3, 1e3):
+        other = margin_flow(Problem(problem.model, scale * x, y), w, h)
+        assert norm(unit(other.w) - unit(end.w)).max() < 1e-9
+
+
+def test_adagrads_end_depends_neither_on_where_the_margin_flow_starts_nor_on_the_growth_of_its_steps():
+    x, y = default_data(0)
+    problem = Problem(MLP((2, 2, 1)), x, y)
+    w = problem.model.init(np.random.default_rng([0, 1]), 4)
+    _, (early, late), (h, _), _ = follow(problem, AdaGrad(), w, (-50.0, -400.0))
+    end = margin_flow(problem, early, h)
+    slower = begin(problem, early)._replace(growth=np.full(4, 1.2))
+    *_, slower = trajectory(Project(problem, h), slower)
+    assert end.settled.all() and certificate(problem, end.w, h).max() < 1e-10
+    assert norm(unit(margin_flow(problem, late, h).w) - unit(end.w)).max() < 1e-9
+    assert norm(unit(slower.w) - unit(end.w)).max() < 1e-9
+
+
+@pytest.mark.parametrize("model", [MLP((2, 1, 1)), Linear(2), MLP((2, 1, 1), slope=0.1)])
+@pytest.mark.parametrize("conditioner", [AdaGrad(), RMSProp()])
+def test_neurons_and_linear_models_end_at_their_prediction(model, conditioner):
+    x, y = default_data(0)
+    problem = Problem(model, x, y)
+    w, h = separating(problem, conditioner, 20, steps=300)
+    end = margin_flow(problem, w, h)
+    assert norm(unit(end.w) - unit(predict(problem, w, h))).max() < 1e-10
+    np.testing.assert_allclose(problem.margins(end.w).min(-1), 1, rtol=1e-12)
+    assert certificate(problem, end.w, h).max() < 1e-12
+
+
+BENCH = [  # data, sizes, slope, conditioner, runs, least share that is certified of those that separate
+    (exclusive_or(), (2, 4, 1), 0.5, AdaGrad(), 24, 0.9),
+    (exclusive_or(5), (2, 4, 1), 0, AdaGrad(), 12, 0.9),
+    (default_data(0), (2, 8, 1), 0.5, AdaGrad(), 3, 0.9),
+    (exclusive_or(), (2, 4, 3, 1), 0.5, AdaGrad(), 8, 0.75),
+    (three_classes(0), (2, 4, 3), 0.5, AdaGrad(), 4, 0.9),
+    (three_classes(0), (2, 3), 0.5, AdaGrad(), 10, 1),
+]
+
+
+@pytest.mark.parametrize("data, sizes, slope, conditioner, runs, share", BENCH)
+def test_networks_end_at_kkt_points(data, sizes, slope, conditioner, runs, share):
+    problem = Problem(MLP(sizes, slope), *data)
+    w, h = separating(problem, conditioner, runs)
+    end = margin_flow(problem, w, h)
+    residuals = certificate(problem, end.w, h)
+    assert len(w) > 1 and (residuals <= 1e-6).mean() >= share and np.median(residuals) < 1e-10
+    on_kinks = kinks(problem, end.w) > 0
+    assert np.all(certificate(problem, end.w, h, kinks=False)[~on_kinks & (residuals < 1e-10)] < 1e-9)
+
+
+def test_two_points_that_one_unit_cannot_tell_apart_end_nothing():
+    """(10, 2) and (10, 1) with different labels: many runs do not separate them, or have no prediction."""
+    problem = Problem(MLP((2, 2, 1)), np.array([[10.0, 2], [10, 1]]), np.array([1, -1]))
+    w, h = separating(problem, AdaGrad(), 30)
+    never = np.array([[1.0, 1, 1, 1, 1, 1]])
+    predicted = predict(problem, w, h)
+    found = np.isfinite(predicted).all(1)
+    with pytest.raises(ValueError, match="w must separate the data, but the least margin of run 0 is -22"):
+        predict(problem, never, never)
+    assert found.sum() > len(w) / 2
+    assert (certificate(problem, predicted[found], h[found]) <= 1e-6).all()
+    assert (certificate(problem, margin_flow(problem, w, h).w, h) <= 1e-6).mean() >= 0.9
+
+
+def test_a_linear_model_that_cannot_separate_is_refused():
+    problem = Problem(Linear(1), np.array([[1.0], [2.0]]), np.array([1, -1]))
+    with pytest.raises(NotSeparable):
+        predict(problem, np.ones((2, 1)), np.ones((2, 1)))
+
+
+class Squares:
+    """Φ = Σ w_j |w_j| x_j, a model of one's own: homogeneous of degree 2, with no pieces to name."""
+
+    size, degree = 2, 2
+
+    def __call__(self, w, x):
+        return (w * abs(w)) @ x.T
+
+
+def test_a_model_of_ones_own_has_one_gradient_and_ends_at_its_kkt_point():
+    """min ||w||² with w_1² + w_2² >= 1 for every sample: with x = (2, 1), the longest entry takes all."""
+    problem = Problem(Squares(), np.array([[2.0, 1], [-2, -1]]), np.array([1, -1]))
+    w, h = np.array([[3.0, 1], [1, 0.1]]), np.ones((2, 2))
+    assert type(smooth(problem, w, w)) is Margins
+    end = margin_flow(problem, w, h)
+    np.testing.assert_allclose(end.w, [[np.sqrt(0.5), 0]] * 2, atol=1e-12)
+    np.testing.assert_allclose(predict(problem, w, h), end.w, atol=1e-10)
+    assert certificate(problem, end.w, h).max() < 1e-12 and kinks(problem, w).tolist() == [0, 0]
+
+
+def test_too_many_pieces_are_said_and_leave_other_runs_alone():
+    """Eleven units at a kink of the first sample would be 2048 pieces."""
+    problem = Problem(MLP((2, 12, 1)), np.array([[1.0, 0], [0, 1]]), np.array([1, -1]))
+    w = np.zeros((2, 36))
+    w[0, 1:22:2], w[0, 24:35] = 1, -1
+    w[:, 22:24], w[:, 35] = [2, -20], 3  # the second run has this unit alone
+    assert smooth(problem, w).crowded.tolist() == [True, False] and (problem.margins(w) > 0).all()
+    r = certificate(problem, w, np.ones_like(w))
+    assert np.isnan(r[0]) and np.isfinite(r[1])
+    assert np.isfinite(certificate(problem, w, np.ones_like(w), kinks=False)).all()
+    end = margin_flow(problem, w, np.ones_like(w), steps=30)
+    assert end.crowded.tolist() == [True, False] and not end.alive[0] and not end.settled[0]
