@@ -31,6 +31,12 @@ def as_runs(model, w, h=None):
     return arrays[0] if h is None else arrays
 
 
+def check_separates(q):
+    """Whether the margins q (runs, N) of every run are positive."""
+    for run in np.flatnonzero(~(q.min(-1) > 0))[:1]:
+        raise ValueError(f"w must separate the data, but the least margin of run {run} is {q[run].min():.3g}")
+
+
 def check_model(model, x, outputs):
     """Whether Φ fits x (N, d) and `outputs` (1 or K), and is homogeneous of the degree that it states.
 
@@ -104,7 +110,5 @@ def check_conditioner(conditioner):
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(sudden == 0, 1, slow / sudden)
         if not (near & (low <= ratio) & (ratio <= high)).all():
-            how = f"{sudden.ravel()[0]:.3g} in a step, at the rate {slow.ravel()[0]:.3g} in time; is log_dt a log?"
-            raise ValueError(
-                f"{about}.relax must agree with add to first order; for {kind} S changes by {how}"
-            )
+            how = f"{sudden.ravel()[0]:.3g} in a step, at the rate {slow.ravel()[0]:.3g} in time"
+            raise ValueError(f"{about}.relax must agree with add to first order; {kind} changes S by {how}")

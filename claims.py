@@ -250,7 +250,7 @@ def limit_is_a_kkt_point(case):
 
 
 def networks_tend_to_kkt_points(case):
-    """Slide "Main Theorem": the same for every homogeneous network, with Clarke's subdifferential at kinks."""
+    """Slide "Main Theorem": the same for any network, with Clarke's subdifferential at kinks."""
     eight = case.followed(MLP((2, 8, 1)), default_data(case.seed), 10)
     # a limit that was not reached counts as infinitely far, and two of ten may be
     residual, said = eighth(eight.residual)

@@ -53,7 +53,8 @@ defvjp(
 
 @primitive
 def unfold(a, k):
-    """a (R, c, C, N) with its k neighbours along the columns: (R, c k, C-k+1, N), entry (r, c k + j, q, n) =
+    """a (R, c, C, N) with its k neighbours along the columns: (R, c k, C-k+1, N), entry (r, c k + j, q, n)
+    =
     a[r, c, q+j, n].
     """
     rows, channels, columns, samples = a.shape
@@ -79,7 +80,8 @@ defvjp(fold, lambda ans, p, k: lambda g: unfold(g, k), argnums=(0,))
 
 
 def windows(p, k):
-    """All blocks of k rows, which overlap in memory, each a matrix: (R, q, C, N) -> a view (R-k+1, k q, C N),
+    """All blocks of k rows, which overlap in memory, each a matrix: (R, q, C, N) -> a view (R-k+1, k q, C
+    N),
     read only.
     """
     p = np.ascontiguousarray(p)
@@ -154,7 +156,8 @@ def slopes(z, clarke):
 
 
 def left_right(z):
-    """Views of the left and the right column of each window, without an odd last row or column: (R, c, C, N)
+    """Views of the left and the right column of each window, without an odd last row or column: (R, c, C,
+    N)
     -> two (2R', c, C', N).
     """
     rows, columns = z.shape[0] // 2 * 2, z.shape[2] // 2 * 2
@@ -284,7 +287,8 @@ class CNN:
         return unfold(x.T.astype(self.dtype, order="C").reshape(self.side, 1, self.side, -1), 5)
 
     def __call__(self, w, x):
-        """Φ at w (..., p) for the samples x, images (N, side²) or their `patches`: (..., N, K), one run after
+        """Φ at w (..., p) for the samples x, images (N, side²) or their `patches`: (..., N, K), one run
+        after
         the other.
         """
         p = self.patches(x) if x.ndim == 2 else x
@@ -323,7 +327,8 @@ class Blocks(Problem):
         return np.concatenate([part.margins(w) for part in self.parts], -1)
 
     def gradient(self, w):
-        """log L = logsumexp_B log L_B and u = Σ_B e^(log L_B - log L) u_B, with the largest log L_B so far as
+        """log L = logsumexp_B log L_B and u = Σ_B e^(log L_B - log L) u_B, with the largest log L_B so far
+        as
         the running unit.
         """
         highest, total, u = -np.inf, 0.0, 0.0

@@ -70,7 +70,8 @@ def direction(
     jobs=1,
     report=silent,
 ):
-    """The directions of h_∞, the margins and the limits of many initialisations (slide "Directions of h_∞").
+    """The directions of h_∞, the margins and the limits of many initialisations (slide "Directions of
+    h_∞").
 
     optimizers  names in CONDITIONERS, None for all of them
     forms       some of "discrete", `steps` updates; "flow", until log L <= -50; "limit", where the flow ends
@@ -138,7 +139,8 @@ def direction_job(task):
 
 
 def limit(problem, w, h, good):
-    """Where the flow of the `good` runs (runs,) ends, from w (runs, p) with h at its limit, and what says so.
+    """Where the flow of the `good` runs (runs,) ends, from w (runs, p) with h at its limit, and what says
+    so.
 
     Returns w, scaled to q_min = 1 in these runs, and a dict of arrays over the runs, NaN in the others.
     """
@@ -150,7 +152,10 @@ def limit(problem, w, h, good):
         return w, found
     at, h = w[good], h[good]
     end = margin_flow(problem, at, h)
-    predicted = unit(predict(problem, at, h))
+    try:
+        predicted = unit(predict(problem, at, h))
+    except ValueError:  # no prediction, since the data are too badly scaled for one
+        predicted = np.full(at.shape, np.nan)
     measured = {
         "predicted": predicted,
         "direction_error": norm(unit(end.w) - predicted),

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from autograd.core import make_vjp
 
-from checks import as_runs
+from checks import as_runs, check_separates
 from minibias import Problem, norm, scaled, unit
 from optimizers import choose, trajectory
 from pieces import nearest, smooth
@@ -90,7 +90,8 @@ def begin(problem, w):
 
 
 def margin_flow(problem, w, h, steps=400):
-    """Where the margin flow ends from w (runs, p), which must separate the data, with h (runs, p): a `Limit`.
+    """Where the margin flow ends from w (runs, p), which must separate the data, with h (runs, p): a
+    `Limit`.
 
     The flow on the loss should have come to log L <= -50 or so, where log 1/L is hardly more than q_min. A
     run ends when its direction moves by less than 1e-12 in a step. It is given up after so many `steps`,
@@ -98,12 +99,14 @@ def margin_flow(problem, w, h, steps=400):
     settled or not.
     """
     w, h = as_runs(problem.model, w, h)
+    check_separates(problem.margins(w))
     *_, state = trajectory(Project(problem, h), begin(problem, w), lambda state: state.steps >= steps)
     return state
 
 
 def ascend(problem, w, h, target=1e13, growth=4.0, iterations=100):
-    """The flow with h held at its limit to log 1/L >= target: implicit Euler in the time of φ = -log log 1/L.
+    """The flow with h held at its limit to log 1/L >= target: implicit Euler in the time of φ = -log log
+    1/L.
 
     Each step solves w_new = w - Δ h ⊙ ∂φ(w_new), that is, minimises φ(w_new) + ||h^-1/2 (w_new - w)||² / (2
     Δ), by Newton's method, with Δ proportional to ||h^-1/2 w||² such that log 1/L grows about `growth`-fold.
@@ -174,7 +177,8 @@ def implicit_step(problem, w, stretch, ratio, iterations):
 
 
 def hessian(problem, w):
-    """∂² log L at w (runs, p): (runs, p, p), by a backward pass over the gradients at p copies, a thousand at
+    """∂² log L at w (runs, p): (runs, p, p), by a backward pass over the gradients at p copies, a thousand
+    at
     a time.
     """
     p, parts = w.shape[-1], []
@@ -187,7 +191,8 @@ def hessian(problem, w):
 
 @dataclass(frozen=True)
 class LateFlow:
-    """A step of the flow with h held at its limit, for any number of parameters: Runge, Kutta and Chebyshev's
+    """A step of the flow with h held at its limit, for any number of parameters: Runge, Kutta and
+    Chebyshev's
     method.
 
     An explicit Euler step must be shorter than 2 over the largest curvature, which the samples of nearly

@@ -5,14 +5,16 @@ tends to that of a KKT point of min ||h_∞^-1/2 ⊙ w||² subject to q_i(w) >= 
 Φ(w, x_i).
 """
 
+from contextlib import suppress
+
 import autograd.numpy as np
 from autograd.core import make_vjp
 
-from checks import as_parameters, as_runs, check_model
+from checks import as_parameters, as_runs, check_model, check_separates
 from datasets import check_data, classes
 from losses import LOSSES
 from pieces import Margins, nearest, smooth
-from solvers import NotSeparable, largest_linf_margin, least_norm, nnls  # noqa: F401 (NotSeparable is raised)
+from solvers import NotSeparable, largest_linf_margin, least_norm, nearest_point  # noqa: F401 (raised)
 
 
 class Problem:
@@ -64,7 +66,8 @@ class Problem:
         return np.matmul(weights, self.sides[self.y.astype(int)]).reshape(*weights.shape[:-3], N, others + 1)
 
     def weights(self, q):
-        """log L (...), e (..., N) and total (..., 1) with ∂ log L / ∂q = -e / total: finite for any finite q.
+        """log L (...), e (..., N) and total (..., 1) with ∂ log L / ∂q = -e / total: finite for any finite
+        q.
 
         e / total are the proof's multipliers: positive, and their Σ_i p_i ∂q_i is -u. The division is left
         to the caller, who has p parameters to divide and not N weights.
@@ -94,7 +97,7 @@ class Problem:
 
 
 def normalised_margin(problem, w):
-    """q_min(w) / ||w||^D (runs,), the margin at w / ||w||, for w (runs, p) (slide "Observation of Margin")."""
+    """q_min(w) / ||w||^D (runs,), the margin at w / ||w|| (slide "Observation of Margin")."""
     return problem.margins(unit(as_runs(problem.model, w))).min(-1)
 
 
@@ -107,8 +110,8 @@ def certificate(problem, w, h, kinks=True):
 
     At a kink ∂q_i stands for the gradients of all smooth pieces of q_i and what lies between them. With one
     hidden layer that is Clarke's subdifferential. With more it is a conservative field (Bolte and Pauwels,
-    2021), which may be larger. A sample of more than 2^10 pieces gives NaN. kinks=False takes
-    backpropagation's one gradient instead.
+    2021), which may be larger. A sample of more than 2^10 pieces gives NaN, and so does a
+    problem that rounding leaves without an answer. kinks=False takes backpropagation's one gradient instead.
     """
     w, h = as_runs(problem.model, w, h)
     r, root = np.full(len(w), np.nan), np.sqrt(h)
@@ -119,7 +122,10 @@ def certificate(problem, w, h, kinks=True):
     for k in np.flatnonzero(~functions.crowded):
         s, real = norm(v[k]), functions.real[k]
         A, b = np.vstack([G[k, real].T / s, slack[k, real] / s**2]), np.append(v[k] / s, 0)
-        r[good[k]] = norm(A @ nnls(A, b) - b)
+        guess = np.flatnonzero(slack[k, real] < 1e-9)
+        # the residual b - A λ is the point nearest to b with A^T r <= 0; a difference would lose its digits
+        with suppress(ValueError):
+            r[good[k]] = norm(nearest_point(b, -A.T, np.zeros(A.shape[1]), guess)[0])
     return r
 
 
@@ -136,6 +142,7 @@ def predict(problem, w, h):
     if problem.model.degree == 1:
         G = problem.jacobian(w) * np.sqrt(h)[:, None]
         return np.array([least_norm(rows, np.ones(len(rows))) for rows in G]).reshape(w.shape) * np.sqrt(h)
+    check_separates(problem.margins(w))
     end, going = np.full(w.shape, np.nan), np.arange(len(w))
     at = scaled(problem, w)
     before, newton = at, False
@@ -158,13 +165,8 @@ def predict(problem, w, h):
 
 
 def scaled(problem, w):
-    """w (runs, p) scaled so that the least margin is 1. Raises ValueError where it is not positive."""
-    least = problem.margins(w).min(-1, keepdims=True)
-    for run in np.flatnonzero(~(least[:, 0] > 0))[:1]:
-        raise ValueError(
-            f"w must separate the data, but the least margin of run {run} is {least[run, 0]:.3g}"
-        )
-    return w / least ** (1 / problem.model.degree)
+    """w (runs, p) scaled so that the least margin, which must be positive, is 1."""
+    return w / problem.margins(w).min(-1, keepdims=True) ** (1 / problem.model.degree)
 
 
 def predict_linf(problem):

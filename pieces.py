@@ -8,7 +8,7 @@ units there are 2^k.
 import autograd.numpy as np
 from autograd.core import make_vjp
 
-from solvers import NotSeparable, least_norm, nnls
+from solvers import least_norm, nnls
 
 AT_KINK = (
     1e-9  # the cosine of a unit's weights and its input below which the sample counts as lying on the kink
@@ -48,7 +48,8 @@ class Margins:
 
 
 class Pieces(Margins):
-    """The pieces of the `chosen` margins (runs, N) at the kinks of `units` (runs, units, N), which are masks.
+    """The pieces of the `chosen` margins (runs, N) at the kinks of `units` (runs, units, N), which are
+    masks.
 
     Every piece is a margin of a model with all σ' held, at a sample that it has for itself.
     """
@@ -132,7 +133,8 @@ def kinks(problem, w):
 
 
 def nearest(functions, h, centre, w, level, rounds=20):
-    """The point nearest to `centre` in the norm ||h^-1/2 .|| where all functions are >= level, found from w.
+    """The point nearest to `centre` in the norm ||h^-1/2 .|| where all functions are >= level, found from
+    w.
 
     functions   Margins or Pieces; h, centre, w (runs, p); level a number or (runs,)
     Returns the point (runs, p) and `found` (runs,), which is false also where it is lost for good.
@@ -204,7 +206,7 @@ def least_norms(A, b, active, wanted):
             continue
         try:
             z[run] = least_norm(A[run, real], b[run, real])
-        except (NotSeparable, np.linalg.LinAlgError):
+        except (ValueError, np.linalg.LinAlgError):  # there is none, or rounding leaves none
             possible[run] = False
             continue
         tight = real[holds(-A[run, real], z[run], -b[run, real], 1e-9)]

@@ -203,7 +203,8 @@ def spread(job, tasks, jobs, report=silent):
 
 
 def fingerprint(*parts):
-    """SHA-256 of JSON-ready things and arrays, of the library files and the versions: equal only if all that
+    """SHA-256 of JSON-ready things and arrays, of the library files and the versions: equal only if all
+    that
     a number depends on is.
     """
     digest = hashlib.sha256()
@@ -241,7 +242,8 @@ def load_state(path, stamp):
 
 
 def resume(job, tasks, folder, stamp, jobs, dask=None, fresh=False, report=silent):
-    """Take every task to its end, in pieces of some ten seconds with a checkpoint after each: a dict name ->
+    """Take every task to its end, in pieces of some ten seconds with a checkpoint after each: a dict name
+    ->
     final state.
 
     job      job(task, state or None, seconds) goes on for about so many seconds and returns the new state, a

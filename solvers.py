@@ -1,46 +1,23 @@
-"""Linear algebra without a word of networks: non-negative least squares, least distance, the simplex method."""
+"""Linear algebra without a word of networks: non-negative least squares, least distance, margins in a cube.
+
+All three ask `nearest_point`: which point of a polyhedron is nearest to a given one? Columns may differ in
+size by a factor of 1e8, and rows by any factor. Every answer is checked, each condition relative to the
+size of the terms that make it up.
+"""
 
 import numpy as np
 
-
-def nnls(A, b):
-    """The x >= 0 that minimises ||A x - b||, by Lawson and Hanson's active sets: A (m, n), b (m,) -> (n,).
-
-    Columns are scaled to length 1 first, which leaves the answer alone and makes its zeros sharp.
-    """
-    lengths = np.sqrt((A * A).sum(0))
-    lengths[lengths == 0] = 1
-    A = A / lengths
-    x, passive = np.zeros(A.shape[1]), np.zeros(A.shape[1], bool)
-    barred = passive.copy()  # a column that rounding alone invited in is barred until the solution has moved
-    for _ in range(10 * sum(A.shape)):
-        residual = b - A @ x
-        descent = np.where(passive | barred, -np.inf, A.T @ residual)
-        new = descent.argmax()
-        if descent[new] <= 4e-16 * np.sqrt(len(b)) * (np.linalg.norm(b) + abs(x).sum()):
-            break
-        passive[new] = True
-        while True:
-            trial = np.zeros_like(x)
-            trial[passive] = np.linalg.lstsq(A[:, passive], b, rcond=None)[0]
-            out = passive & (trial <= 0)
-            if not out.any():
-                x, barred = trial, np.zeros_like(barred)
-                break
-            if out[new] and x[new] == 0:
-                passive[new], barred[new] = False, True
-                break
-            rows = np.flatnonzero(out)
-            shares = x[rows] / (x[rows] - trial[rows])
-            x = x + shares.min() * (trial - x)
-            passive &= ~(out & (x <= 1e-14 * x.max()))
-            passive[rows[shares.argmin()]] = False  # whatever rounding says
-            x[~passive] = 0
-    return x / lengths
+EXTENDED = np.longdouble  # 64 bits on most processors; where it has only 53, fewer problems pass the checks
+GOOD, PROOF = (
+    1e-10,
+    2e-15,
+)  # what answers, and proofs that there is none, are checked to: rounding of λ alone is 2e-16
 
 
 class NotSeparable(ValueError):
-    """No v satisfies G v >= c: `multipliers` λ >= 0, Σ λ_i c_i = 1, Σ λ_i G_i = 0 prove it (Farkas)."""
+    """No v satisfies G v >= c: `multipliers` λ >= 0 (N,) with Σ λ_i c_i = 1 and Σ λ_i G_i = 0 prove it
+    (Farkas).
+    """
 
     def __init__(self, multipliers):
         super().__init__(
@@ -49,63 +26,237 @@ class NotSeparable(ValueError):
         self.multipliers = multipliers
 
 
-def least_norm(G, c):
-    """The v of least ||v|| with G v >= c: G (N, p), c (N,) not all <= 0 -> (p,). Raises NotSeparable if there
-    is none.
+def nnls(A, b):
+    """The x >= 0 of least ||A x - b||: A (m, n), b (m,) -> (n,). Raises ValueError as `nearest_point` does.
 
-    Lawson and Hanson's least distance programming: the non-negative combination of the vectors (G_i, c_i) that is nearest to
-    (0, 1) leaves a residual parallel to (-v, 1), or none at all. The active constraints then give v to rounding.
+    The residual b - A x is the point r nearest to b with A^T r <= 0, and x are its multipliers.
     """
-    scale = np.abs(G).max() or 1.0
-    size = 1.0
-    for _ in range(3):  # v of length 1 keeps the two parts of the residual in balance
-        E = np.vstack([G.T / scale * size, c])
-        target = np.append(np.zeros(G.shape[1]), 1.0)
-        multipliers = nnls(E, target)
-        residual = target - E @ multipliers
-        if np.linalg.norm(residual) < 1e-13:
-            raise NotSeparable(multipliers / (multipliers @ c))
-        v = -residual[:-1] / (
-            residual @ residual
-        )  # which is the residual's last entry, without its cancellation
-        if 0.3 < np.linalg.norm(v) < 3:
-            break
-        size *= np.linalg.norm(v)
-    active = multipliers > 0
-    return np.linalg.lstsq(G[active], c[active], rcond=None)[0]
+    return nearest_point(b, -A.T, np.zeros(A.shape[1]))[1]
+
+
+def least_norm(G, c, active=()):
+    """The v of least ||v|| with G v >= c: G (N, p), c (N,) -> (p,). `active` and errors as in
+    `nearest_point`.
+    """
+    return nearest_point(np.zeros(G.shape[1]), G, c, active)[0]
 
 
 def largest_linf_margin(Z):
-    """The v with ||v||_∞ <= 1 of largest min_i (Z v)_i: Z (N, p) -> v (p,), multipliers λ >= 0 (N,) of sum 1,
-    `unique`.
+    """The v with ||v||_inf <= 1 of largest t = min_i (Z v)_i: Z (N, p) -> v (p,), multipliers λ (N,),
+    unique.
 
-    The λ come from the simplex method on min Σ_j (a_j + b_j) s.t. Σ λ_i Z_i = a - b, all >= 0; v is its dual, a vertex.
-    A nudge of the right-hand side by 1e-10 leaves no vertex degenerate, so that it cannot cycle; the reduced costs, and
-    so the last basis, do not depend on it. `unique`, if true, proves that there is no other such v.
-    Raises NotSeparable where no v makes the least entry positive, ValueError where rounding defeats the method.
+    Any λ >= 0 of sum 1 bounds t: min_i (Z v)_i <= Σ λ_i (Z v)_i <= ||Z^T λ||_1. Equality certifies both v
+    and λ. `unique`, if true, proves that no other v reaches t: p + 1 independent constraints have positive
+    multipliers. A step goes up in t from (v, t), then to the nearest point with Z v >= t and ||v||_inf <=
+    1. Finitely many of these proximal steps reach the end (Rockafellar 1976): three to five, as t is
+    measured in its own unit and steps grow. Raises NotSeparable if no v has a positive margin, and
+    ValueError as `nearest_point` does.
     """
-    p = Z.shape[1]
-    Z = Z / (np.abs(Z).max() or 1.0)
-    N = len(Z)
-    A = np.vstack([np.hstack([Z.T, -np.eye(p), np.eye(p)]), np.append(np.ones(N), np.zeros(2 * p))])
-    cost, target = np.append(np.zeros(N), np.ones(2 * p)), np.append(np.zeros(p), 1.0)
-    nudged = target + np.append(1e-10 * np.random.default_rng(0).uniform(-1, 1, p), 0)
-    basis = np.append(0, N + np.arange(p) + p * (Z[0] < nudged[:p]))  # λ_1 = 1
-    for _ in range(100 * (N + p)):  # a hundred points in ten dimensions need some twenty
-        dual = np.linalg.solve(A[:, basis].T, cost[basis])
-        reduced = cost - dual @ A
-        reduced[basis] = 0  # but for rounding, which could let a column replace itself for ever
-        new = reduced.argmin()
-        if reduced[new] >= -1e-12:
-            break
-        x, column = np.linalg.solve(A[:, basis], np.stack([nudged, A[:, new]], 1)).T
-        ratios = np.where(column > 1e-9, np.maximum(x, 0) / np.where(column > 1e-9, column, 1), np.inf)
-        basis[ratios.argmin()] = new
-    else:
-        raise ValueError("the simplex method came to no end: the data span too many orders of magnitude")
-    x = np.linalg.solve(A[:, basis], target)
-    multipliers = np.zeros(N + 2 * p)
-    multipliers[basis] = np.maximum(x, 0)
-    if dual[-1] < 1e-13:
-        raise NotSeparable(multipliers[:N])
-    return -dual[:-1], multipliers[:N], bool(x.min() > 1e-12)
+    N, p = Z.shape
+    cube = np.vstack([np.eye(p, p + 1), -np.eye(p, p + 1)])
+    bounds, up = np.append(np.zeros(N), -np.ones(2 * p)), np.append(np.zeros(p), 1.0)
+    unit, v, t, active, multipliers = abs(Z).max() or 1.0, np.zeros(p), 0.0, (), np.zeros(N + 2 * p)
+    for k in range(15):
+        unit = 2.0 ** np.frexp(unit)[1]  # a power of two, so that dividing by it rounds nothing
+        G = np.vstack([np.column_stack([Z / unit, -np.ones(N)]), cube])
+        end, weights = nearest_point(np.append(v, t / unit + 10.0 ** (k + 1)), G, bounds, active)
+        v, t, active = end[:p], end[p] * unit, np.flatnonzero(weights)
+        A, zeros = G[active], np.zeros(len(active), EXTENDED)
+        off, found, _ = project(
+            A, *factor(A), up.astype(EXTENDED), zeros, up, zeros, 4
+        )  # off = up + Σ found_i A_i
+        shares = abs(found)[:, None] * abs(A)
+        noise = 1e-15 * (shares.sum(0) + abs(G).max(0))
+        found = np.where((shares <= noise).all(1), 0, found)
+        if (abs(off) <= GOOD * shares.sum(0) + noise).all() and (found >= 0).all():
+            multipliers[active] = found / found[active < N].sum()
+            if (abs(multipliers[:N] @ Z) <= PROOF * (multipliers[:N] @ abs(Z))).all():
+                raise NotSeparable(multipliers[:N])
+            if satisfies(end, G, bounds, active, abs(end)):
+                return v, multipliers[:N], int((found > 0).sum()) == p + 1
+        if t > 0:  # what v reaches if stretched to the cube
+            unit = t / abs(v).max()
+    raise refusal(Z)
+
+
+def nearest_point(f, G, c, active=()):
+    """The v nearest to f with G v >= c, and its multipliers λ: f (p,), G (N, p), c (N,) -> (p,), (N,).
+
+    v = f + Σ λ_i G_i with λ >= 0, and λ_i > 0 only where G_i v = c_i: no other v is nearest.
+    active   indices of the constraints that are probably active; a good guess saves most of the work
+    Raises NotSeparable if no v satisfies all, and ValueError, which names the scales, if rounding leaves no
+    answer that is good to 1e-8.
+    """
+    rows = 2.0 ** np.frexp(abs(G).max(1))[1]
+    scaled, bounds, active = G / rows[:, None], c / rows, list(active)
+    if active and np.linalg.matrix_rank(scaled[active] / np.maximum(abs(scaled).max(0), 1e-300)) < len(
+        active
+    ):
+        active = []
+    with np.errstate(all="ignore"):  # what overflows does not pass the checks
+        likely = search(f, scaled, bounds, active, float, 1e-12, 1)[0]
+        for guess in (
+            likely,
+            [],
+        ):  # in plain floats the search is fast, and nearly always ends where it should
+            try:
+                found = search(f, scaled, bounds, guess, EXTENDED, 100 * float(np.finfo(EXTENDED).eps), 4)
+            except NotSeparable as proof:
+                multipliers = proof.multipliers / rows
+                raise NotSeparable(multipliers / (multipliers @ c)) from None
+            active, v, multipliers = found[0], found[1].astype(float), np.zeros(len(G))
+            multipliers[active] = found[2]
+            if is_nearest(f, scaled, bounds, active, v, multipliers, found[3]):
+                return v, multipliers / rows
+    raise refusal(G)
+
+
+def satisfies(v, G, c, active, sizes):
+    """Whether G v >= c, with equality where active, each to `GOOD` relative to |c_i| and the terms that
+    make G_i v up.
+
+    A term counts with the size of its column: as |G_ij| / columns_j times the largest of columns_k sizes_k.
+    """
+    columns = abs(G).max(0)
+    reach = (abs(G) / np.where(columns > 0, columns, 1)).max(1)
+    missing, room = c - G @ v, GOOD * (abs(c) + reach * (columns * sizes).max())
+    return (missing <= room).all() and (abs(missing[active]) <= room[active]).all()
+
+
+def is_nearest(f, G, c, active, v, multipliers, error):
+    """Whether v and λ meet the conditions of `nearest_point` to `GOOD`, and `error`, v's last correction,
+    is as small.
+
+    The corrections stop where rounding makes them, so that their size says how many digits of v are right.
+    """
+    columns, sizes = abs(G).max(0), abs(v) + abs(f)
+    off = abs(v - f - multipliers @ G)
+    return (
+        satisfies(v, G, c, active, sizes)
+        and (multipliers >= 0).all()
+        and (off <= GOOD * (sizes + columns * multipliers.max())).all()
+        and (columns * abs(error)).max() <= GOOD * (columns * sizes).max()
+    )
+
+
+def refusal(G):
+    """The error to raise where rounding leaves no answer."""
+    sizes = abs(G).max(0)[abs(G).max(0) > 0]
+    span = f"{sizes.min(initial=np.inf):.0e} to {sizes.max(initial=0):.0e}"
+    return ValueError(
+        f"the columns span from {span} and are too nearly dependent for an answer good to 1e-8; rescale "
+        "the columns, or subtract from a large one what its entries have in common"
+    )
+
+
+def search(f, G, c, active, precision, tolerance, rounds):
+    """The active constraints, v, their λ and v's last correction: the dual method of Goldfarb and Idnani
+    (1983).
+
+    Between two steps, v is the point nearest to f at which the active constraints hold with equality, and λ
+    >= 0. A step takes the most violated constraint, `new`, and lets its weight grow from 0. Meanwhile v
+    moves along z, the part of G_new orthogonal to the active rows, and λ along `shifts`. Either `new` holds
+    first and becomes active, or some λ_i is 0 first and i is active no more. Where neither ever happens, no
+    v satisfies all constraints.
+    """
+    f, G, c, active = f.astype(precision), G.astype(precision), c.astype(precision), list(active)
+    sizes, bounds = abs(G).astype(float), abs(c)
+    columns, lengths = sizes.max(0), np.maximum(np.sqrt((sizes * sizes) @ np.ones(len(f))), 0.5)
+    allowed = np.full(
+        len(c), tolerance
+    )  # grows where a constraint returns, lest rounding goes round in circles
+    idle = np.zeros(len(c), bool)  # violated by rounding alone
+    v, multipliers, Q, new, weight = f, np.zeros(len(active), precision), None, None, 0.0
+    for _ in range(20 * sum(G.shape)):
+        A, start = G[active], f if new is None else f + weight * G[new]
+        if Q is None:
+            Q, inverse = factor(A)
+        v, multipliers, error = project(A, Q, inverse, start, c[active], v, multipliers, rounds)
+        if new is None and multipliers.min(initial=0) < 0:  # a wrong guess, or rounding
+            active, multipliers, Q = *without(multipliers.argmin(), active, multipliers), None
+            continue
+        if new is None:
+            missing = c - G @ v
+            missing[active] = 0
+            violated = (missing > allowed * (bounds + sizes @ abs(v))) & ~idle
+            vanished = v @ v <= max(tolerance, 1e-15) ** 2 * (f @ f) and (c <= 0).all()  # as 0 does
+            if vanished or not violated.any():
+                break
+            new, weight = int(np.where(violated, missing / lengths, 0).argmax()), 0.0
+        zeros = np.zeros(len(A), precision)
+        z, shifts, _ = project(A, Q, inverse, G[new], zeros, G[new], zeros, rounds)
+        terms = sizes[new] + abs(shifts) @ sizes[active] + columns
+        if len(A) == len(f) or (abs(z) <= 100 * tolerance * terms).all():  # G_new = -Σ shifts_i G_i
+            full = np.inf
+            rounding = c[new] + shifts @ c[active] <= tolerance * (bounds[new] + abs(shifts) @ bounds[active])
+            if precision is EXTENDED and not rounding:
+                refute(G, c, [*active, new], np.append(shifts, 1), 100 * tolerance * terms)
+        else:
+            full, rounding = (c[new] - G[new] @ v) / (z @ z), False
+        falls = np.flatnonzero(shifts < 0)
+        shares = np.maximum(multipliers[falls], 0) / -shifts[falls]
+        step = min(shares.min(initial=np.inf), full)
+        if step == np.inf or (rounding and weight == 0):
+            idle[new], new = True, None
+            continue
+        v, multipliers, weight = v + step * z, multipliers + step * shifts, weight + step
+        if step == full:
+            Q, inverse = extend(Q, inverse, z, shifts)
+            active, multipliers = [*active, new], np.append(multipliers, weight)
+            allowed[new] *= 4
+            idle[:], new = False, None
+        else:
+            active, multipliers, Q = *without(falls[shares.argmin()], active, multipliers), None
+    return active, v, multipliers, error
+
+
+def without(i, active, multipliers):
+    return active[:i] + active[i + 1 :], np.delete(multipliers, i)
+
+
+def refute(G, c, rows, weights, noise):
+    """Raises NotSeparable if the weights prove that no v exists. Those that add less than `noise` (p,) are
+    0.
+    """
+    real = (abs(weights)[:, None] * abs(G[rows]) > noise).any(1)
+    real[-1] = True
+    proof = np.zeros(len(G))
+    proof[rows] = np.where(real, np.maximum(weights, 0), 0)
+    if (abs(proof @ G) <= PROOF * (proof @ abs(G))).all() and proof @ c > 1e-12 * (proof @ abs(c)):
+        raise NotSeparable(proof)
+
+
+def factor(A):
+    """Q (p, k) and R^-1 with A^T = Q R. The large coordinates come first, so that the small ones keep their
+    digits.
+    """
+    if len(A) == 0:
+        return A.T, A @ A.T
+    order = np.argsort(-abs(A).max(0))
+    Q, R = np.linalg.qr(A.T[order].astype(float))
+    return Q[np.argsort(order)], np.linalg.inv(
+        R + np.diag(R.diagonal() == 0)
+    )  # such a 0 does not pass the checks
+
+
+def extend(Q, inverse, z, shifts):
+    """The factors with one more row a in A, from its z = a - Q Q^T a and shifts = -R^-1 Q^T a."""
+    length, k = np.sqrt(z @ z), len(shifts)
+    grown = np.zeros((k + 1, k + 1))
+    grown[:k, :k], grown[:k, k], grown[k, k] = inverse, shifts / length, 1 / length
+    return np.column_stack([Q, (z / length).astype(float)]), grown
+
+
+def project(A, Q, inverse, f, c, v, multipliers, rounds):
+    """v nearest to f with A v = c, its λ in v = f + A^T λ, and v's last correction, by refinement of a
+    first guess.
+
+    v is an unknown of its own beside λ: where it is small beside Σ|A_i λ_i|, the sum would have lost its
+    digits. Residuals are in the precision of f, corrections are floats (Björck 1967).
+    """
+    for _ in range(rounds):
+        off, missing = (f - v + multipliers @ A).astype(float), (c - A @ v).astype(float)
+        along = missing @ inverse - off @ Q
+        error = off + Q @ along
+        v, multipliers = v + error, multipliers + inverse @ along
+    return v, multipliers, error

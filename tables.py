@@ -80,8 +80,8 @@ def limit(found, optimizer):
     )
     if kinks.any():
         yield (
-            f"{optimizer}, limit: {np.count_nonzero(kinks)} of {len(kinks)} runs on kinks, where one gradient "
-            f"per sample leaves a residual of {np.median(one[kinks > 0]):.1e}, median"
+            f"{optimizer}, limit: {np.count_nonzero(kinks)} of {len(kinks)} runs on kinks, where one "
+            f"gradient per sample leaves a residual of {np.median(one[kinks > 0]):.1e}, median"
         )
     yield f"{optimizer}, limit: reached at log 1/L up to 10^{far.max():.0f}"
 

@@ -84,7 +84,8 @@ class Norm(AdaGrad):
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_new_conditioner_is_found_by_the_studies(monkeypatch, jobs):
-    """It has a learning rate, a colour and a name, in other processes too; its h is isotropic, so its limits
+    """It has a learning rate, a colour and a name, in other processes too; its h is isotropic, so its
+    limits
     are L2's.
     """
     monkeypatch.setitem(CONDITIONERS, "norm", Norm)

@@ -36,7 +36,8 @@ def corner():
 
 
 def test_the_smallest_limit_on_a_kink_is_its_closed_form():
-    """Two samples of length 1 at 60°, labels +1 and -1, and two ReLU units (w_a, v_a > 0) and (w_b, v_b < 0).
+    """Two samples of length 1 at 60°, labels +1 and -1, and two ReLU units (w_a, v_a > 0) and (w_b, v_b <
+    0).
 
     One unit has no such limit: where it is at its kink the margin is 0. With a = v_a w_a and b = -v_b w_b the
     margins are σ(a·x_1) - σ(b·x_1) and σ(b·x_2) - σ(a·x_2). By symmetry let a·x_2 = b·x_1 = t. If t >= 0,

@@ -239,7 +239,8 @@ def test_a_margin_that_is_tiny_beside_the_data_is_found_and_not_taken_for_none(m
 
 
 def test_neuron_prediction_is_the_weighted_svm_direction_with_v_in_balance():
-    """v⁴ = h_v M² at the optimum, M the h-weighted norm of the support vector machine on σ(x), by elimination
+    """v⁴ = h_v M² at the optimum, M the h-weighted norm of the support vector machine on σ(x), by
+    elimination
     of v.
     """
     x, y = default_data(0)
@@ -268,7 +269,8 @@ def test_blocks_change_nothing_beyond_rounding(block, loss, scale):
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("classes, d", [(3, 2), (4, 3)])
 def test_prediction_for_several_classes_against_a_quadratic_program_solved_by_another_route(seed, classes, d):
-    """SLSQP finds the active constraints; its own w is good to the root of rounding only, so the least w that
+    """SLSQP finds the active constraints; its own w is good to the root of rounding only, so the least w
+    that
     meets them is compared.
     """
     optimize = pytest.importorskip("scipy.optimize")
@@ -390,7 +392,8 @@ def test_inverse_loss_undoes_both_losses(log_loss):
 
 @pytest.mark.parametrize("loss", ["exp", "log"])
 def test_surrogate_margin_is_its_formula_and_tends_to_the_weighted_margin(loss):
-    """ℓ^-1(L) / ||h^-1/2 w||^L, by loops; at N samples of one margin q, ℓ^-1(L) lies between q - log N and q
+    """ℓ^-1(L) / ||h^-1/2 w||^L, by loops; at N samples of one margin q, ℓ^-1(L) lies between q - log N and
+    q
     for L < 1.
     """
     x, y, model, rng = (
@@ -417,7 +420,8 @@ def test_surrogate_margin_is_its_formula_and_tends_to_the_weighted_margin(loss):
 @pytest.mark.parametrize("loss", ["exp", "log"])
 @pytest.mark.parametrize("model", [Linear(2), MLP((2, 2, 1)), Linear(2, 3)])
 def test_approximate_kkt_is_its_formula(loss, model):
-    """With w scaled to q_min = 1 and λ_i proportional to -ℓ'(q_i), here the derivative of L by differences in
+    """With w scaled to q_min = 1 and λ_i proportional to -ℓ'(q_i), here the derivative of L by differences
+    in
     q_i, by loops.
     """
     rng = np.random.default_rng(1)

@@ -98,7 +98,8 @@ def test_adams_quotient_has_the_stated_limit_at_time_zero():
 
 
 def crossing(problem, conditioner, w, c, key, target, lr=1.0):
-    """w and h of the flow where `key` of the state passes `target`, interpolated linearly, an error of second
+    """w and h of the flow where `key` of the state passes `target`, interpolated linearly, an error of
+    second
     order.
     """
     path = trajectory(Flow(problem, conditioner, lr, c), start(problem, conditioner, w))

@@ -1,0 +1,242 @@
+"""Facts about the solvers: all active sets of small problems in exact rationals, and known answers."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import reference
+from reference import dot, exact
+
+import solvers
+from solvers import NotSeparable, largest_linf_margin, least_norm, nearest_point, nnls
+
+SPANS = [1.0, 1e4, 1e6, 1e7, 1e8]
+KINDS = ["integers", "lattice", "duplicates", "offset", "rows", "tiny margin"]
+
+
+def random_problem(rng, kind, span):
+    """G (N, p) and c (N,): columns that span `span`, mostly with a v that satisfies all."""
+    N, p = rng.integers(2, 7), rng.integers(2, 4)
+    G = rng.integers(-2, 3, (N, p)) if kind == "lattice" else rng.integers(-9, 10, (N, p))
+    side = G @ rng.integers(-3, 4, p)
+    if rng.random() < 0.8:
+        G = G * np.where(side < 0, -1, 1)[:, None]
+    if kind == "duplicates":
+        G = G[rng.integers(0, N, N)]
+    G = G * span ** rng.choice([0, 0.5, 1], p)
+    if kind == "offset":  # like a time since 1970: a large number in common, small differences
+        G[:, 0] += np.round(span) * rng.choice([-1, 1], N)
+    if kind == "rows":
+        G = G * 10.0 ** rng.integers(-8, 9, (N, 1))
+    if kind == "tiny margin":
+        G = np.round(
+            1e4 * np.outer(rng.choice([-1, 1], N), rng.uniform(1, 2, p)) * span ** (np.arange(p) % 2)
+        )
+        G[:, 0] += rng.integers(1, 4, N)
+    c = np.ones(N) if rng.random() < 0.6 else rng.integers(-3, 4, N).astype(float)
+    return G, c
+
+
+def proves(refusal, G, c):
+    """In exact rationals, up to the rounding of the multipliers themselves."""
+    multipliers, columns = exact(refusal.multipliers), zip(*exact(G))
+    assert min(multipliers) >= 0
+    assert abs(dot(multipliers, exact(c)) - 1) <= 1e-12
+    for column in columns:
+        assert abs(dot(multipliers, column)) <= 1e-12 * dot(multipliers, map(abs, column))
+    return True
+
+
+def assert_close(v, expected, G, rtol=1e-8):
+    """The length of v, and each v_j in the unit of its column, to rtol of the largest."""
+    for scale in (1, abs(G).max(0)):
+        np.testing.assert_allclose(
+            scale * v, scale * expected, rtol=0, atol=rtol * (scale * abs(expected)).max()
+        )
+
+
+# a margin of 1e-4 in a column that is 1e-8 of another is beyond what a v in float64 can say
+@pytest.mark.parametrize(
+    "kind, span", [pair for pair in product(KINDS, SPANS) if pair != ("tiny margin", 1e8)]
+)
+def test_least_norm_is_the_exact_answer_or_proves_that_there_is_none(kind, span):
+    rng = np.random.default_rng([KINDS.index(kind), SPANS.index(span)])
+    for _ in range(20):
+        G, c = random_problem(rng, kind, span)
+        expected = reference.least_norm(G, c)
+        try:
+            v = least_norm(G, c)
+        except NotSeparable as refusal:
+            assert expected is None and proves(refusal, G, c)
+            continue
+        assert_close(v, expected, G)
+
+
+@pytest.mark.parametrize("span", SPANS)
+def test_nearest_point_is_the_exact_one_from_anywhere(span):
+    rng = np.random.default_rng(SPANS.index(span))
+    for _ in range(40):
+        G, c = random_problem(rng, "integers", span)
+        f = rng.integers(-5, 6, G.shape[1]) / abs(G).max(0).clip(1)
+        found = reference.nearest(f, G, c)
+        if found is not None:
+            v, multipliers = nearest_point(f, G, c)
+            assert_close(v, reference.rounded(found[0]), G)
+            assert (
+                multipliers.min() >= 0
+                and (multipliers[abs(G @ v - c) > 1e-6 * (abs(c) + abs(G) @ abs(v))] == 0).all()
+            )
+
+
+@pytest.mark.parametrize("span", SPANS)
+@pytest.mark.parametrize("side", ["rows", "columns"])
+def test_nnls_is_the_exact_answer(side, span):
+    rng = np.random.default_rng([SPANS.index(span), side == "rows"])
+    for _ in range(20):
+        A, b = rng.integers(-9, 10, (3, rng.integers(1, 6))), rng.integers(-9, 10, 3).astype(float)
+        scale = span ** rng.uniform(0, 1, A.shape[0 if side == "rows" else 1])
+        A = A * (scale[:, None] if side == "rows" else scale)
+        x, (expected, length) = nnls(A, b), reference.nnls(A, b)
+        r = [bound - dot(row, exact(x)) for row, bound in zip(exact(A), exact(b))]
+        assert x.min() >= 0
+        assert float(dot(r, r)) ** 0.5 <= length + 1e-8 * (abs(A) @ expected + abs(b)).max()
+        if A.shape[1] <= 2 and abs(A.T @ A - np.diag((A * A).sum(0))).max() < 0.9 * (A * A).sum(0).min():
+            np.testing.assert_allclose(x, expected, rtol=1e-8, atol=1e-8 * expected.max())  # it has no other
+
+
+@pytest.mark.parametrize("span", SPANS)
+@pytest.mark.parametrize("kind", ["integers", "lattice", "offset"])
+def test_largest_linf_margin_is_the_exact_one_and_unique_where_it_says_so(kind, span):
+    rng = np.random.default_rng([KINDS.index(kind), SPANS.index(span)])
+    for _ in range(8):
+        Z = random_problem(rng, kind, span)[0][:5]
+        best, vertices = reference.linf_margin(Z)
+        try:
+            v, multipliers, unique = largest_linf_margin(Z)
+        except NotSeparable as refusal:
+            assert best <= 0 and proves(refusal, Z, np.ones(len(Z)))
+            continue
+        np.testing.assert_allclose((Z @ v).min(), float(best), rtol=1e-8)
+        assert abs(v).max() <= 1 + 1e-12 and multipliers.min() >= 0 and abs(multipliers.sum() - 1) < 1e-12
+        bound = np.abs(multipliers @ Z).sum()
+        assert abs(bound - float(best)) <= 1e-12 * (multipliers @ abs(Z)).sum()
+        if unique:
+            assert len(vertices) == 1
+            np.testing.assert_allclose(v, reference.rounded(vertices[0]), atol=1e-8)
+
+
+def test_known_answers():
+    """A time in milliseconds or seconds since 1970 beside a signal, and features in very different units."""
+    millis = np.array([[1.7e12, 0.1], [-1.70000006e12, 0.1]])
+    np.testing.assert_allclose(least_norm(millis, np.ones(2)), [0, 10], rtol=1e-12, atol=1e-20)
+    np.testing.assert_allclose(largest_linf_margin(millis)[0], [0, 1], rtol=1e-12, atol=1e-20)
+    seconds = np.array([[1.7e9, 0.3], [-1.70000006e9, 0.4], [1.70000012e9, 0.5], [-1.70000018e9, 0.2]])
+    np.testing.assert_allclose(least_norm(seconds, np.ones(4)), [-2 / 17e9, 4], rtol=1e-7)
+    units = np.array([[1, -1e7], [4, -9e7], [0, 1e7]])
+    np.testing.assert_allclose(least_norm(units, np.ones(3)), [2.5, 1e-7], rtol=1e-12)
+    with pytest.raises(NotSeparable) as refusal:
+        least_norm(np.array([[0, 2e7], [-8, -6e7], [6, -9e7]]), np.ones(3))
+    np.testing.assert_allclose(refusal.value.multipliers, np.array([54, 6, 8]) / 68, rtol=1e-12)
+
+
+@pytest.mark.parametrize("hair", 10.0 ** -np.arange(2, 13, 2))
+def test_a_hair_decides_whether_a_problem_can_be_solved(hair):
+    """Two opposite rows and a third: turned apart by a hair they leave a wedge, the other way they do not."""
+    G = np.array([[1, hair], [-1, hair], [0.5, -1]])
+    with pytest.raises(NotSeparable) as refusal:
+        least_norm(G, np.ones(3))
+    assert proves(refusal.value, G, np.ones(3))
+    G = np.array([[1, hair], [-1, hair], [0.5, 1]])
+    assert_close(least_norm(G, np.ones(3)), reference.least_norm(G, np.ones(3)), G)
+
+
+def test_a_row_of_zeros_asks_for_nothing_or_for_too_much():
+    G = np.array([[0.0, 0], [3, 4]])
+    np.testing.assert_allclose(least_norm(G, np.array([-1.0, 5])), [0.6, 0.8], rtol=1e-15)
+    with pytest.raises(NotSeparable) as refusal:
+        least_norm(G, np.array([2.0, 5]))
+    assert refusal.value.multipliers.tolist() == [0.5, 0]
+
+
+def test_where_rounding_leaves_no_answer_the_scales_are_named():
+    """Hilbert's matrix: its inverse has entries of 1e12, and its rows with equality ask for all of them."""
+    n = 10
+    H = 1 / (np.arange(n) + np.arange(n)[:, None] + 1.0)
+    with pytest.raises(ValueError, match=r"columns span from 1e-01 to 1e\+00 .* rescale") as refusal:
+        least_norm(np.vstack([H, -H]), np.append(np.ones(n), -np.ones(n)))
+    assert not isinstance(refusal.value, NotSeparable)
+
+
+@pytest.mark.parametrize("span", [1e10, 1e12, 1e14, 1e16])
+@pytest.mark.parametrize("extended", [np.longdouble, np.float64])
+def test_wider_spans_are_solved_or_refused_but_never_wrong_in_silence(span, extended, monkeypatch):
+    monkeypatch.setattr(solvers, "EXTENDED", extended)
+    rng = np.random.default_rng(int(np.log10(span)))
+    for _ in range(25):
+        G, c = random_problem(rng, "integers", span)
+        expected = reference.least_norm(G, c)
+        try:
+            v = least_norm(G, c)
+        except NotSeparable as refusal:
+            assert proves(refusal, G, c)
+        except ValueError as refusal:
+            assert "columns span from" in str(refusal)
+        else:
+            assert expected is not None
+            length, shortest = np.sqrt(v @ v), np.sqrt(expected @ expected)
+            assert abs(length - shortest) <= 1e-8 * shortest
+            sizes = abs(G).max(0).clip(1e-300)
+            assert (G @ v >= c - 1e-8 * (abs(c) + (abs(G) / sizes).max(1) * (sizes * abs(v)).max())).all()
+
+
+def separated(rng, N, p):
+    G = rng.normal(size=(N, p))
+    w = rng.normal(size=p)
+    return G * np.sign(G @ w)[:, None] + 0.3 * w
+
+
+@pytest.mark.parametrize("p", [3, 24])
+def test_a_guess_changes_nothing(p):
+    """The right constraints, wrong ones, ones that depend on each other, and all of them."""
+    rng = np.random.default_rng(p)
+    G, c = separated(rng, 100, p), np.ones(100)
+    G[50:] = G[:50]
+    v, multipliers = nearest_point(np.zeros(p), G, c)
+    right = np.flatnonzero(multipliers)
+    for guess in (right, right[:-1], rng.permutation(100)[:p], [3, 53], range(100)):
+        np.testing.assert_allclose(least_norm(G, c, guess), v, rtol=1e-12)
+
+
+@pytest.mark.parametrize("p", [3, 10, 24])
+def test_units_of_rows_and_of_the_answer_do_not_matter(p):
+    """G v >= c with each row in another unit is the same problem; and v grows with c, and shrinks with G."""
+    rng = np.random.default_rng(p)
+    G, c = separated(rng, 100, p), rng.uniform(-1, 2, 100)
+    v, scale = least_norm(G, c), 10 ** rng.uniform(-8, 8, 100)
+    np.testing.assert_allclose(least_norm(scale[:, None] * G, scale * c), v, rtol=1e-9)
+    for size in (1e-100, 1e-40, 1e40, 1e100):
+        np.testing.assert_allclose(least_norm(G, size * c) / size, v, rtol=1e-12)
+        np.testing.assert_allclose(least_norm(size * G, c) * size, v, rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_larger_nnls_is_no_worse_than_scipys(seed):
+    optimize = pytest.importorskip("scipy.optimize")
+    rng = np.random.default_rng(seed)
+    A, b = rng.normal(size=(6, 40)) * 10 ** rng.uniform(-3, 3, 40), rng.normal(size=6)
+    x = nnls(A, b)
+    assert x.min() >= 0
+    assert np.linalg.norm(A @ x - b) <= optimize.nnls(A, b)[1] + 1e-12
+
+
+@pytest.mark.parametrize("span", SPANS)
+def test_larger_problems_meet_the_conditions_that_suffice(span):
+    """G v >= c, v = Σ λ_i G_i, λ >= 0, and λ_i > 0 only where c_i is met: no other solver is needed."""
+    rng = np.random.default_rng(SPANS.index(span))
+    for N, p in ((100, 3), (100, 24), (200, 60)):
+        G = separated(rng, N, p) * span ** rng.uniform(0, 1, p)
+        v, multipliers = nearest_point(np.zeros(p), G, np.ones(N))
+        q = G @ v
+        assert q.min() > 1 - 1e-8 and multipliers.min() >= 0 and abs(q[multipliers > 0] - 1).max() < 1e-8
+        assert (abs(v - multipliers @ G) <= 1e-10 * (multipliers @ abs(G))).all()
+        np.testing.assert_allclose(v @ v, multipliers.sum(), rtol=1e-8)
