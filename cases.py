@@ -19,7 +19,6 @@ from models import MLP, Linear
 from optimizers import Conditioner, Discrete, Flow, descend, start, trajectory
 from pieces import kinks
 
-ISOTROPIC = ("gd", "rmsprop", "adam")  # h_∞ is a multiple of (1, ..., 1), so that the problem is min ||w||²
 HALF, END = -25.0, -50.0  # log L where the flow counts as late, and where it stops
 LEVELS = 10.0 ** np.arange(3, 14)  # log 1/L on the way to the limit
 RECORDED = (300, 2000, 2500, 3000, 4000, 5000, 8000, 10_000, 16_000, 30_000)  # discrete steps
@@ -71,7 +70,7 @@ class Case:
         for state in trajectory(Flow(problem, self.conditioner), first, done):  # noqa: B007
             pass
         there = np.flatnonzero(state.log_loss <= END)[:runs]
-        return Limits(problem, state.w[there], state.h[there], self.optimizer in ISOTROPIC)
+        return Limits(problem, state.w[there], state.h[there], self.conditioner.isotropic)
 
     @cached_property
     def path(self):
@@ -124,7 +123,8 @@ class Case:
     def defects(self):
         """The proof's (ε_i, δ_i) on the way to the limit, NaN where that was not found: (2, levels, runs)."""
         w, found = self.limit
-        return np.where(found, minibias.approximate_kkt(self.problem, w, self.flow.h), np.nan)
+        defects = [minibias.approximate_kkt(self.problem, at, self.flow.h) for at in w]
+        return np.where(found, np.swapaxes(defects, 0, 1), np.nan)
 
     @cached_property
     def proof(self):
@@ -155,11 +155,11 @@ class Case:
     @property
     def weighting(self):
         """Of the max-margin problem that the theorem speaks of."""
-        return "unweighted" if self.optimizer in ISOTROPIC else "weighted"
+        return "unweighted" if self.conditioner.isotropic else "weighted"
 
     def residual(self, problem, w, h):
         """The KKT residual for that problem, whose weights are h if it has any: (runs,)."""
-        return certificate(problem, w, np.ones_like(h) if self.optimizer in ISOTROPIC else h)
+        return certificate(problem, w, np.ones_like(h) if self.conditioner.isotropic else h)
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def direction(args):
     chosen = settings(args, *names.split())
     found = experiments.direction(data=data, report=Progress("direction"), **chosen)
     figure = figures.direction(**found["data"], results=found["results"])
-    return publish(args, out, figure, found), tables.direction(found["results"])
+    return publish(args, out, figure, found), tables.direction(found["data"], found["results"])
 
 
 def claims_command(args):

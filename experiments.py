@@ -11,6 +11,7 @@ if __name__ == "__main__":  # before NumPy is imported
 
     sys.exit(cli.main())
 
+import copy
 import math
 import time
 
@@ -104,20 +105,19 @@ def direction(
 def direction_job(task):
     """Every form asked for of one optimizer: a list of results."""
     problem, optimizer, conditioner, w0, forms, lr, steps = task
-    results, settled = [], np.ones(len(w0), bool)
-    if "flow" in forms or "limit" in forms:
-        clock = time.perf_counter()
-        flow, _, passed_h, reached = follow(problem, conditioner, w0, (LOG_LOSS_END / 2, LOG_LOSS_END))
-        flow_seconds = time.perf_counter() - clock
-        settled = reached[-1] & (np.abs(passed_h[0] / passed_h[1] - 1).max(-1) <= SETTLED)
+    results, flows = [], {}
     for form in forms:
+        clock = time.perf_counter()
         if form == "discrete":
-            clock = time.perf_counter()
-            end, _ = descend(problem, conditioner, w0, lr, steps)
+            (end, _), settled = descend(problem, conditioner, w0, lr, steps), True
             seconds = time.perf_counter() - clock
         else:
-            end, seconds = flow, flow_seconds
-        unsettled = ~settled & (form != "discrete")
+            scale = safe_scale(problem, conditioner) if form == "limit" else 1.0
+            if scale not in flows:
+                rest = flow_to_rest(problem, conditioner, w0, scale)
+                flows[scale] = (*rest, time.perf_counter() - clock)
+            end, settled, seconds = flows[scale]
+        unsettled = ~np.broadcast_to(settled, len(w0))
         told = [end.overflow, normalised_margin(problem, end.w) <= 0, unsettled]
         status = np.select(told, ["overflow", "not separated", "h still moving"], "ok").astype(object)
         w, log_loss, extra = end.w, end.log_loss, {}
@@ -136,6 +136,27 @@ def direction_job(task):
             | extra
         )
     return results
+
+
+def flow_to_rest(problem, conditioner, w0, scale=1.0):
+    """The flow to log L <= -50 on data x / scale, as a state for x, and whether h has settled there."""
+    small = copy.copy(problem)
+    small.x = problem.x / scale
+    flow, _, passed_h, reached = follow(small, conditioner, w0, (LOG_LOSS_END / 2, LOG_LOSS_END))
+    settled = reached[-1] & (np.abs(passed_h[0] / passed_h[1] - 1).max(-1) <= SETTLED)
+    return (flow if scale == 1 else flow._replace(w=flow.w / scale)), settled
+
+
+def safe_scale(problem, conditioner):
+    """What to divide x by before the flow that leads to the limit, 1 if nothing is needed.
+
+    With large data the loss at the start is beyond float64. The limit of a linear model is that of any other
+    scale of x, if h_∞ is isotropic whatever the path.
+    """
+    largest = float(abs(problem.x).max())
+    if problem.model.degree > 1 or not conditioner.isotropic or largest < 1e3:
+        return 1.0
+    return 2.0 ** round(math.log2(largest))
 
 
 def limit(problem, w, h, good):
@@ -175,8 +196,8 @@ def limit(problem, w, h, good):
 
 
 def with_nulls(a):
-    """The array with None, JSON's null, for NaN: where there is nothing to say."""
-    return np.where(np.isnan(a), None, a)
+    """The array with None, JSON's null, where there is nothing finite to say."""
+    return np.where(np.isfinite(a), a, None)
 
 
 def crossover(

@@ -27,12 +27,10 @@ class MLP:
     """
 
     def __init__(self, sizes, slope=0.5, clarke=None):
-        self.sizes, self.slope = tuple(sizes), slope
+        if np.ndim(sizes) != 1 or len(sizes) < 2 or not all(size == int(size) >= 1 for size in sizes):
+            raise ValueError(f"the sizes of a network must be two or more integers from 1 on, not {sizes}")
+        self.sizes, self.slope = tuple(map(int, sizes)), slope
         self.clarke = slope if clarke is None else clarke
-        if len(self.sizes) < 2 or min(self.sizes) < 1:
-            raise ValueError(
-                f"the sizes of a network must be two or more integers from 1 on, not {self.sizes}"
-            )
         if not 0 <= slope <= self.clarke <= 1:
             raise ValueError(f"0 <= slope <= Clarke choice <= 1 must hold, not {slope} and {self.clarke}")
         shapes = [(rows, columns) for columns, rows in zip(self.sizes, self.sizes[1:])]

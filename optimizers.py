@@ -23,8 +23,11 @@ class Conditioner:
 
     eps      ε > 0, inside the root as on the slides; PyTorch and Keras add theirs (about 1e-8) outside it
     b        the decay in (0, 1): RMSProp's and Adam's forget at the rate e^-(1-b), common libraries at b
+    `isotropic` says if the components of h_∞ are equal whatever the path, so that the problem is L2's.
     Raises ValueError for eps or b out of range.
     """
+
+    isotropic = False
 
     def __init__(self, eps=1e-5, b=0.9):
         if not 0 < eps < np.inf:
@@ -48,7 +51,7 @@ class Conditioner:
 
     def inverse_square(self, S, t):
         """h^-2, from S at the time t > 0."""
-        raise self.missing("inverse_square(S, t)", "h^-2, above 0, from the sum S at the time t")
+        raise self.missing("inverse_square(S, t)", "h^-2, above 0, from S at the time t")
 
     def inverse_square_at_0(self, g2):
         """h^-2 of the flow at t = 0, where S = 0; g2 matters only where this is a limit of 0/0."""
@@ -68,6 +71,8 @@ class Conditioner:
 
 class GD(Conditioner):
     """Gradient descent, h = 1 for ever: the yardstick, with no use for ε and b."""
+
+    isotropic = True
 
     def add(self, S, g2):
         return S
@@ -107,6 +112,8 @@ class RMSProp(Conditioner):
     larger than its integral by (1-b) / (1 - e^-(1-b)), 1.05 at b = 0.9. PyTorch and Keras use b in place of
     e^-(1-b).
     """
+
+    isotropic = True
 
     def add(self, S, g2):
         return np.exp(self.b - 1) * S + (1 - self.b) * g2
@@ -229,9 +236,8 @@ class Discrete:
 class Flow:
     """A step of explicit Euler on the flow dw/dt = -lr h ⊙ ∂L (slide "continuous form": lr = 1).
 
-    Each run takes the longest dt that changes log L by at most c to first order, ||w|| by at most c max(1,
-    ||w||), and any h_j^-2 by at most a fraction 4c, or 1/2, of itself. Raises ValueError for an lr that is
-    not a finite number above 0.
+    Each run takes the longest dt that changes log L by at most c to first order, ||w|| by at most
+    c max(1, ||w||), and any h_j^-2 by at most a fraction 4c, or 1/2, of itself. Errors as in `Discrete`.
     """
 
     problem: Problem

@@ -9,6 +9,7 @@ import os
 import pathlib
 import platform
 import re
+import signal
 import threading
 import time
 import uuid
@@ -125,6 +126,7 @@ def keep_freed_memory():
 def begin_worker(parent):
     """Worker set-up: a worker whose parent is gone ends at once, so that no orphan goes on computing."""
     keep_freed_memory()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and ends its workers
 
     def watch():
         while os.getppid() == parent:
@@ -182,7 +184,12 @@ def executor(jobs, tasks, dask=None):
         count = min(jobs, tasks)
         try:
             with ProcessPoolExecutor(count, spawn, begin_worker, (os.getpid(),)) as pool:
-                yield pool, count
+                try:
+                    yield pool, count
+                except KeyboardInterrupt:
+                    for worker in multiprocessing.active_children():
+                        worker.terminate()  # else the pool would wait for what they are at
+                    raise
         except BrokenExecutor:
             raise OSError(
                 "a worker process was killed, perhaps for want of memory; fewer --jobs need less"

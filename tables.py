@@ -4,21 +4,41 @@ import math
 
 import numpy as np
 
-import experiments
+from experiments import CERTIFIED, LOG_LOSS_END, SETTLED
 from minibias import angle_to_ones
 
 EXPLAINED = {
     "overflow": "overflow, float64 cannot hold the loss or h at the next step; "
     "smaller data or a smaller --lr help",
-    "still turning": "still turning, no limit with a KKT residual of "
-    f"{experiments.CERTIFIED:g} or less was reached",
+    "still turning": f"still turning, no limit with a KKT residual of {CERTIFIED:g} or less was reached",
     "not separated": "not separated, the end point misclassifies some sample",
-    "h still moving": f"h still moving, by over {experiments.SETTLED:g} of itself from log L = "
-    f"{experiments.LOG_LOSS_END / 2:g} to {experiments.LOG_LOSS_END:g}, or the end not reached",
+    "h still moving": f"h still moving, by over {SETTLED:g} of itself from log L = {LOG_LOSS_END / 2:g} to "
+    f"{LOG_LOSS_END:g}, or the end not reached",
+    "not finished": "not finished",
 }
 
 
-def direction(results):
+def reason(status, r, mine, x):
+    """What stopped these runs of a result on the data x, as far as the result can tell."""
+    started = (r["w"] == r["w0"]).all(-1) & mine  # and never moved
+    if status in ("overflow", "not separated") and started.any() and abs(x).max() > 1e3:
+        return (
+            f"{status}, {started.sum()} at the start: float64 cannot follow the loss of data as large as "
+            f"{abs(x).max():.0e}; divide the features by that"
+        )
+    if status == "not separated" and not x.any(-1).all():
+        zero = np.flatnonzero(~x.any(-1))[0] + 1
+        return f"not separated, since sample {zero} is all zeros: its margin is 0 for every w"
+    if status == "not separated" and r["form"] != "discrete" and started.any():
+        return f"{EXPLAINED[status]}; {started.sum()} have no gradient at their start, another may do better"
+    if status == "still turning":
+        moved, crowded = r["last_move"][mine].max(), int(r["crowded"][mine].sum())
+        more = f"; {crowded} at a sample with more than 2^10 smooth pieces" if crowded else ""
+        return f"{EXPLAINED[status]} (by at most {moved:.0e} in the last step){more}"
+    return EXPLAINED[status]
+
+
+def direction(data, results):
     """A row for each optimizer and form, then what the limits say, then what went wrong."""
     yield (
         f"{'optimizer':9} {'form':8} {'separated':>9} {'angle of h to (1, ..., 1)':>25}"
@@ -42,15 +62,13 @@ def direction(results):
                 {name: a[ok].astype(float) for name, a in r.items() if name in LIMIT}, r["optimizer"]
             )
     for r in results:
+        about = f"{r['optimizer']}, {r['form']}:"
         for status in sorted(set(r["status"]) - {"ok"}):
             mine = r["status"] == status
-            where = ""
-            if status == "still turning":
-                moved, crowded = r["last_move"][mine].max(), int(r["crowded"][mine].sum())
-                where = f" (by at most {moved:.0e} in the last step)"
-                where += f"; {crowded} at a sample with more than 2^10 smooth pieces" if crowded else ""
-            about = f"{r['optimizer']}, {r['form']}: {mine.sum()} of {len(mine)} runs"
-            yield f"{about}: {EXPLAINED[status]}{where}"
+            yield f"{about} {mine.sum()} of {len(mine)} runs: {reason(status, r, mine, data['x'])}"
+        still = (r["status"] == "ok") & (r["w"] == r["w0"]).all(-1)
+        if r["form"] == "flow" and still.any():
+            yield f"{about} {still.sum()} of {len(still)} runs begin below log L = {LOG_LOSS_END:g}"
     if not any(r["separated"].any() for r in results):
         yield "no run separates the data, so the theorem says nothing about them"
 
@@ -152,7 +170,8 @@ def crossover(found):
         half, at = -math.log(r["eps"]) / 2, "none" if r["crossing"] is None else f"{r['crossing']:.1f}"
         about = f"{r['optimizer']:9} {r['eps']:7g} {half:>10.1f}"
         if r["status"] != "ok":
-            yield f"{about} {EXPLAINED.get(r['status'], r['status'])}"
+            reached = max(r["log_inverse_loss"], default=0)
+            yield f"{about} {EXPLAINED[r['status']]}, at log 1/L = {reached:.3g}"
             continue
         before = r["distance_linf"][np.searchsorted(r["log_inverse_loss"], half)]
         yield f"{about} {before:>21.4f} {at:>20} {r['distance_l2'][-1]:>26.4f}"

@@ -2,16 +2,21 @@
 
 import json
 import os
+import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
 import cli
+import runs
 from cli import main
 from datasets import default_data, exclusive_or
 
+ROOT = pathlib.Path(__file__).parents[1]
 SMALL = ["--runs", "4", "--steps", "60", "--jobs", "1"]
 
 
@@ -217,7 +222,8 @@ def test_slope_and_constant_are_used(tmp_path, slope, monkeypatch):
     np.testing.assert_allclose(q.min(1), 1, rtol=1e-12)
 
 
-def test_two_points_and_two_units_give_results_whoever_has_no_prediction(tmp_path):
+def test_two_points_and_two_units_give_results_whoever_has_no_prediction(tmp_path, monkeypatch):
+    monkeypatch.setattr("optimizers.SEPARATES_WITHIN", 2000)
     (tmp_path / "two.csv").write_text("10,2,1\n10,1,-1\n")
     status, content = run(tmp_path, "--data", str(tmp_path / "two.csv"), "--model", "mlp:2", "--runs", "5")
     assert status == 0
@@ -519,3 +525,27 @@ def test_crossover_refuses_data_that_no_line_through_0_separates(tmp_path, capsy
     status, content, _ = crossover(tmp_path, "--data", str(tmp_path / "d.csv"))
     error = capsys.readouterr().err
     assert status == 2 and content is None and error.count("\n") == 1 and "d.csv: no linear model" in error
+
+
+def test_ctrl_c_ends_a_command_and_its_workers_at_once(tmp_path):
+    """Each of these runs would take minutes."""
+    flags = ["direction", "--model", "mlp:60,60", "--steps", "1000000", "--jobs", "2", "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, "experiments.py", *flags], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.exists():
+        process.kill()
+        pytest.skip("needs /proc")
+    while len(workers := children.read_text().split()) < 3:  # two and the resource tracker
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(2)  # they have begun
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=30)[1]
+    assert (process.returncode, error) == (130, "error: interrupted, no result file was touched\n")
+    end = time.monotonic() + 20
+    while any(runs.alive(int(pid)) for pid in workers):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert not (tmp_path / "direction.json").exists()

@@ -24,4 +24,4 @@ def test_a_block_prints_what_it_says(block):
 
 
 def test_there_are_blocks():
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3

@@ -1,0 +1,152 @@
+"""Mistakes with the library are told at once, in a sentence: what is wrong and what is expected."""
+
+import autograd.numpy as anp
+import numpy as np
+import pytest
+
+from checks import check_conditioner
+from datasets import default_data
+from limits import ascend, margin_flow
+from minibias import Problem, approximate_kkt, certificate, normalised_margin, predict
+from models import MLP, Linear
+from optimizers import CONDITIONERS, AdaGrad, Conditioner, RMSProp, descend, follow
+
+X, Y = default_data(0)
+
+
+class Own:
+    """A model of one's own, (u . x) v, of degree 2, with something wrong."""
+
+    size, degree = 3, 2
+
+    def __init__(self, call=None, **wrong):
+        self.call = call or (lambda w, x: (w[..., :2] @ x.T) * w[..., 2:])
+        self.__dict__ |= wrong
+
+    def __call__(self, w, x):
+        return self.call(w, x)
+
+
+def plain(w, x):
+    """It leaves autograd's sight: what it returns does not depend on w for it."""
+    w = np.array(getattr(w, "_value", w))
+    return (w[..., :2] @ x.T) * w[..., 2:]
+
+
+WRONG_MODELS = {
+    "degree": (Own(degree=3), "is not homogeneous of degree 3"),
+    "no degree": (Own(degree=None), "whole number `degree`"),
+    "bias": (Own(lambda w, x: w[..., :2] @ x.T + w[..., 2:] ** 2), "is not homogeneous"),
+    "constant": (Own(lambda w, x: (w[..., :2] @ x.T) * w[..., 2:] + 1), "is not homogeneous"),
+    "tanh": (Own(lambda w, x: anp.tanh(w[..., :2] @ x.T) * w[..., 2:]), "is not homogeneous"),
+    "numpy": (Own(lambda w, x: np.cbrt((w[..., :2] @ x.T) ** 3) * w[..., 2:]), "autograd.numpy"),
+    "untraced": (Own(plain), "Euler's identity"),
+    "shape": (Own(lambda w, x: ((w[..., :2] @ x.T) * w[..., 2:]).swapaxes(-1, -2)), "must return (2, 3)"),
+    "features": (MLP((3, 1, 1)), "takes 3 features, but the data have 2"),
+    "outputs": (Linear(2, 3), "must return (2, 3)"),
+    "size": (Own(size=2), "cannot be evaluated"),
+    "nan": (Own(lambda w, x: np.nan * (w[..., :2] @ x.T) * w[..., 2:]), "must be finite"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Output seems independent")
+@pytest.mark.parametrize("name", WRONG_MODELS)
+def test_a_wrong_model_is_told_when_the_problem_is_made(name):
+    model, said = WRONG_MODELS[name]
+    with pytest.raises(ValueError, match=said.replace("(", r"\(").replace(")", r"\)")):
+        Problem(model, X, Y)
+    Problem(Own(), X, Y)
+
+
+@pytest.mark.parametrize("sizes", [3, (2,), (2, 0, 1), (2, 1.5, 1), "21", None])
+def test_sizes_that_are_none_are_told(sizes):
+    with pytest.raises(ValueError, match="sizes of a network must be two or more integers from 1 on"):
+        MLP(sizes)
+
+
+def functions(problem):
+    """Every public function that takes w, or w and h."""
+    yield from ((problem.margins, 1), (problem.gradient, 1), (problem.jacobian, 1))
+    yield lambda w: normalised_margin(problem, w), 1
+    yield lambda w: descend(problem, AdaGrad(), w, 0.1, 1), 1
+    yield lambda w: follow(problem, AdaGrad(), w, (5.0,)), 1
+    for function in (certificate, predict, approximate_kkt, margin_flow, ascend):
+        yield lambda w, h, function=function: function(problem, w, h), 2
+
+
+def test_w_and_h_of_another_shape_are_told_by_every_public_function_and_lists_are_arrays():
+    problem = Problem(MLP((2, 1, 1)), X, Y)
+    good = [[2.0, 1.0, 3.0], [3.0, 0.5, 2.0]]
+    for function, arguments in functions(problem):
+        function(*[good] * arguments)
+        for bad in (np.ones((2, 4)), np.ones((3, 2)), [[1.0, 2.0]]):
+            with pytest.raises(ValueError, match="must be"):
+                function(*[bad] * arguments)
+        if arguments == 2:
+            for h in (np.ones((2, 2)), np.ones((3, 3)), np.ones(3), np.array([[1.0, 0, 1], [1, 1, 1]])):
+                with pytest.raises(ValueError, match="h must be"):
+                    function(good, h)
+
+
+def test_predictions_and_limits_start_from_w_that_separate():
+    problem = Problem(MLP((2, 1, 1)), X, Y)
+    for function in (predict, margin_flow):
+        with pytest.raises(ValueError, match="w must separate the data, but the least margin of run 1"):
+            function(problem, [[2.0, 1, 3], [-2, 1, 3]], np.ones((2, 3)))
+
+
+class Nothing:
+    pass
+
+
+class OnlyAdd(Conditioner):
+    def add(self, S, g2):
+        return S + g2
+
+
+def broken(base, **methods):
+    return type("Mine", (base,), methods)()
+
+
+WRONG_CONDITIONERS = {
+    "class": (AdaGrad, "must be an object, not the class: AdaGrad()"),
+    "no methods": (Nothing(), "Nothing is no conditioner, it lacks the method add"),
+    "a root": (broken(AdaGrad, inverse_square=lambda self, S, t: 1 / np.sqrt(self.eps + S)), "must not fall"),
+    "negative": (broken(AdaGrad, inverse_square=lambda self, S, t: -self.eps - S), "above 0"),
+    "one number": (broken(AdaGrad, inverse_square=lambda self, S, t: self.eps + S.sum(-1)), "as (runs, p)"),
+    "dt for its log": (broken(AdaGrad, relax=lambda self, S, g2, log_g2, dt: S + dt * g2), "agree with add"),
+    "no growth": (broken(AdaGrad, relax=lambda self, S, g2, log_g2, log_dt: S), "agree with add"),
+    "another sum": (broken(AdaGrad, add=RMSProp.add), "agree with add"),
+    "no forgetting": (
+        broken(RMSProp, relax=lambda self, S, g2, l, d: S + (1 - self.b) * np.exp(l + d)),
+        "agree",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_CONDITIONERS)
+def test_a_wrong_conditioner_is_told_before_it_moves_anything(name):
+    conditioner, said = WRONG_CONDITIONERS[name]
+    problem = Problem(MLP((2, 1, 1)), X, Y)
+    with pytest.raises(ValueError, match=said.replace("(", r"\(").replace(")", r"\)")):
+        descend(problem, conditioner, np.ones((1, 3)), 0.1, 1)
+
+
+def test_a_conditioner_that_lacks_a_method_names_it():
+    with pytest.raises(NotImplementedError, match="OnlyAdd must define inverse_square"):
+        check_conditioner(OnlyAdd())
+
+
+@pytest.mark.parametrize("name", list(CONDITIONERS))
+def test_the_slides_conditioners_pass_for_any_eps_and_b(name):
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        check_conditioner(CONDITIONERS[name](10 ** rng.uniform(-60, 8), rng.uniform(0.001, 0.999)))
+
+
+def test_random_networks_pass_at_any_scale_of_the_data():
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        sizes = (2, *rng.integers(1, 6, rng.integers(0, 4)), 1)
+        Problem(MLP(sizes, rng.uniform()), 10 ** rng.uniform(-40, 40) * X, Y)
+        Problem(MLP(sizes), X.astype(np.float32), Y)
