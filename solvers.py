@@ -1,23 +1,18 @@
-"""Linear algebra without a word of networks: non-negative least squares, least distance, margins in a cube.
+"""Non-negative least squares, least distance, the largest margin in a cube: linear algebra without networks.
 
-All three ask `nearest_point`: which point of a polyhedron is nearest to a given one? Columns may differ in
-size by a factor of 1e8, and rows by any factor. Every answer is checked, each condition relative to the
-size of the terms that make it up.
+All three ask `nearest_point`: which point of a polyhedron is nearest to a given one? Columns may differ in size
+by 1e8, rows by any factor. Every answer is checked, relative to the sizes of the terms that make it up.
 """
 
 import numpy as np
 
 EXTENDED = np.longdouble  # 64 bits on most processors; where it has only 53, fewer problems pass the checks
-GOOD, PROOF = (
-    1e-10,
-    2e-15,
-)  # what answers, and proofs that there is none, are checked to: rounding of λ alone is 2e-16
+GOOD = 1e-10  # what answers are checked to
+PROOF = 2e-15  # what a proof that there is none is checked to; rounding of its multipliers alone makes 2e-16
 
 
 class NotSeparable(ValueError):
-    """No v satisfies G v >= c: `multipliers` λ >= 0 (N,) with Σ λ_i c_i = 1 and Σ λ_i G_i = 0 prove it
-    (Farkas).
-    """
+    """No v satisfies G v >= c: `multipliers` λ >= 0 (N,), Σ λ_i c_i = 1, Σ λ_i G_i = 0, prove it (Farkas)."""
 
     def __init__(self, multipliers):
         super().__init__(
@@ -35,36 +30,32 @@ def nnls(A, b):
 
 
 def least_norm(G, c, active=()):
-    """The v of least ||v|| with G v >= c: G (N, p), c (N,) -> (p,). `active` and errors as in
-    `nearest_point`.
-    """
+    """The v of least ||v|| with G v >= c: G (N, p), c (N,) -> (p,). The rest is as in `nearest_point`."""
     return nearest_point(np.zeros(G.shape[1]), G, c, active)[0]
 
 
 def largest_linf_margin(Z):
-    """The v with ||v||_inf <= 1 of largest t = min_i (Z v)_i: Z (N, p) -> v (p,), multipliers λ (N,),
-    unique.
+    """The v with ||v||_inf <= 1 of largest t = min_i (Z v)_i: Z (N, p) -> v (p,), multipliers λ (N,), unique.
 
-    Any λ >= 0 of sum 1 bounds t: min_i (Z v)_i <= Σ λ_i (Z v)_i <= ||Z^T λ||_1. Equality certifies both v
-    and λ. `unique`, if true, proves that no other v reaches t: p + 1 independent constraints have positive
-    multipliers. A step goes up in t from (v, t), then to the nearest point with Z v >= t and ||v||_inf <=
-    1. Finitely many of these proximal steps reach the end (Rockafellar 1976): three to five, as t is
-    measured in its own unit and steps grow. Raises NotSeparable if no v has a positive margin, and
-    ValueError as `nearest_point` does.
+    Any λ >= 0 of sum 1 bounds t: min_i (Z v)_i <= Σ λ_i (Z v)_i <= ||Z^T λ||_1. Equality certifies v and λ.
+    `unique`, if true, proves that no other v reaches t: p + 1 independent constraints have multipliers > 0.
+    A step goes up in t from (v, t), then to the nearest point with Z v >= t and ||v||_inf <= 1. Finitely many
+    of these proximal steps lead to the end (Rockafellar 1976). Since they grow, and t is measured in its own
+    unit, three to five do.
+    Raises NotSeparable if no v has a positive margin, and ValueError as `nearest_point` does.
     """
     N, p = Z.shape
     cube = np.vstack([np.eye(p, p + 1), -np.eye(p, p + 1)])
     bounds, up = np.append(np.zeros(N), -np.ones(2 * p)), np.append(np.zeros(p), 1.0)
     unit, v, t, active, multipliers = abs(Z).max() or 1.0, np.zeros(p), 0.0, (), np.zeros(N + 2 * p)
     for k in range(15):
-        unit = 2.0 ** np.frexp(unit)[1]  # a power of two, so that dividing by it rounds nothing
+        unit = 2.0 ** np.frexp(unit)[1]  # a power of two: dividing by it rounds nothing
         G = np.vstack([np.column_stack([Z / unit, -np.ones(N)]), cube])
         end, weights = nearest_point(np.append(v, t / unit + 10.0 ** (k + 1)), G, bounds, active)
         v, t, active = end[:p], end[p] * unit, np.flatnonzero(weights)
+        # optimal if up = -Σ found_i A_i with found >= 0
         A, zeros = G[active], np.zeros(len(active), EXTENDED)
-        off, found, _ = project(
-            A, *factor(A), up.astype(EXTENDED), zeros, up, zeros, 4
-        )  # off = up + Σ found_i A_i
+        off, found, _ = project(A, *factor(A), up.astype(EXTENDED), zeros, up, zeros, 4)
         shares = abs(found)[:, None] * abs(A)
         noise = 1e-15 * (shares.sum(0) + abs(G).max(0))
         found = np.where((shares <= noise).all(1), 0, found)
@@ -74,8 +65,8 @@ def largest_linf_margin(Z):
                 raise NotSeparable(multipliers[:N])
             if satisfies(end, G, bounds, active, abs(end)):
                 return v, multipliers[:N], int((found > 0).sum()) == p + 1
-        if t > 0:  # what v reaches if stretched to the cube
-            unit = t / abs(v).max()
+        if t > 0:
+            unit = t / abs(v).max()  # the margin of v stretched to the cube
     raise refusal(Z)
 
 
@@ -89,16 +80,11 @@ def nearest_point(f, G, c, active=()):
     """
     rows = 2.0 ** np.frexp(abs(G).max(1))[1]
     scaled, bounds, active = G / rows[:, None], c / rows, list(active)
-    if active and np.linalg.matrix_rank(scaled[active] / np.maximum(abs(scaled).max(0), 1e-300)) < len(
-        active
-    ):
+    if active and np.linalg.matrix_rank(scaled[active] / abs(scaled).max(0).clip(1e-300)) < len(active):
         active = []
     with np.errstate(all="ignore"):  # what overflows does not pass the checks
-        likely = search(f, scaled, bounds, active, float, 1e-12, 1)[0]
-        for guess in (
-            likely,
-            [],
-        ):  # in plain floats the search is fast, and nearly always ends where it should
+        likely = search(f, scaled, bounds, active, float, 1e-12, 1)[0]  # fast, and nearly always right
+        for guess in (likely, []):
             try:
                 found = search(f, scaled, bounds, guess, EXTENDED, 100 * float(np.finfo(EXTENDED).eps), 4)
             except NotSeparable as proof:
@@ -112,8 +98,7 @@ def nearest_point(f, G, c, active=()):
 
 
 def satisfies(v, G, c, active, sizes):
-    """Whether G v >= c, with equality where active, each to `GOOD` relative to |c_i| and the terms that
-    make G_i v up.
+    """Whether G v >= c, with equality where active, to `GOOD` relative to |c_i| and the terms of G_i v.
 
     A term counts with the size of its column: as |G_ij| / columns_j times the largest of columns_k sizes_k.
     """
@@ -124,10 +109,9 @@ def satisfies(v, G, c, active, sizes):
 
 
 def is_nearest(f, G, c, active, v, multipliers, error):
-    """Whether v and λ meet the conditions of `nearest_point` to `GOOD`, and `error`, v's last correction,
-    is as small.
+    """Whether v and λ meet what `nearest_point` promises to `GOOD`, and v's last correction is as small.
 
-    The corrections stop where rounding makes them, so that their size says how many digits of v are right.
+    Corrections end where rounding makes them, so that their size says how many digits of v are right.
     """
     columns, sizes = abs(G).max(0), abs(v) + abs(f)
     off = abs(v - f - multipliers @ G)
@@ -141,30 +125,25 @@ def is_nearest(f, G, c, active, v, multipliers, error):
 
 def refusal(G):
     """The error to raise where rounding leaves no answer."""
-    sizes = abs(G).max(0)[abs(G).max(0) > 0]
-    span = f"{sizes.min(initial=np.inf):.0e} to {sizes.max(initial=0):.0e}"
+    sizes = abs(G).max(0)
     return ValueError(
-        f"the columns span from {span} and are too nearly dependent for an answer good to 1e-8; rescale "
-        "the columns, or subtract from a large one what its entries have in common"
+        f"the columns span from {sizes[sizes > 0].min(initial=np.inf):.0e} to {sizes.max():.0e} and are too "
+        "nearly dependent for an answer good to 1e-8; rescale them, or subtract what the entries of one share"
     )
 
 
 def search(f, G, c, active, precision, tolerance, rounds):
-    """The active constraints, v, their λ and v's last correction: the dual method of Goldfarb and Idnani
-    (1983).
+    """The active constraints, v, their λ and v's last correction, as Goldfarb and Idnani (1983).
 
-    Between two steps, v is the point nearest to f at which the active constraints hold with equality, and λ
-    >= 0. A step takes the most violated constraint, `new`, and lets its weight grow from 0. Meanwhile v
-    moves along z, the part of G_new orthogonal to the active rows, and λ along `shifts`. Either `new` holds
-    first and becomes active, or some λ_i is 0 first and i is active no more. Where neither ever happens, no
-    v satisfies all constraints.
+    Between steps, v is the point nearest to f where the active constraints hold with equality, and λ >= 0.
+    A step takes the most violated constraint, `new`, and lets its weight grow from 0. Meanwhile v moves along
+    z, the part of G_new orthogonal to the active rows, and λ along `shifts`. Either `new` holds first and
+    becomes active, or some λ_i is 0 first and i is active no more. If neither can be, no v satisfies all.
     """
     f, G, c, active = f.astype(precision), G.astype(precision), c.astype(precision), list(active)
     sizes, bounds = abs(G).astype(float), abs(c)
-    columns, lengths = sizes.max(0), np.maximum(np.sqrt((sizes * sizes) @ np.ones(len(f))), 0.5)
-    allowed = np.full(
-        len(c), tolerance
-    )  # grows where a constraint returns, lest rounding goes round in circles
+    columns, lengths = sizes.max(0), np.sqrt((sizes * sizes) @ np.ones(len(f))).clip(0.5)
+    allowed = np.full(len(c), tolerance)  # grows where a constraint returns, lest rounding goes in circles
     idle = np.zeros(len(c), bool)  # violated by rounding alone
     v, multipliers, Q, new, weight = f, np.zeros(len(active), precision), None, None, 0.0
     for _ in range(20 * sum(G.shape)):
@@ -179,20 +158,19 @@ def search(f, G, c, active, precision, tolerance, rounds):
             missing = c - G @ v
             missing[active] = 0
             violated = (missing > allowed * (bounds + sizes @ abs(v))) & ~idle
-            vanished = v @ v <= max(tolerance, 1e-15) ** 2 * (f @ f) and (c <= 0).all()  # as 0 does
+            vanished = v @ v <= max(tolerance, 1e-15) ** 2 * (f @ f) and (c <= 0).all()  # as good as v = 0
             if vanished or not violated.any():
                 break
             new, weight = int(np.where(violated, missing / lengths, 0).argmax()), 0.0
         zeros = np.zeros(len(A), precision)
         z, shifts, _ = project(A, Q, inverse, G[new], zeros, G[new], zeros, rounds)
-        terms = sizes[new] + abs(shifts) @ sizes[active] + columns
-        if len(A) == len(f) or (abs(z) <= 100 * tolerance * terms).all():  # G_new = -Σ shifts_i G_i
-            full = np.inf
-            rounding = c[new] + shifts @ c[active] <= tolerance * (bounds[new] + abs(shifts) @ bounds[active])
+        noise = 100 * tolerance * (sizes[new] + abs(shifts) @ sizes[active] + columns)
+        full, rounding = (c[new] - G[new] @ v) / (z @ z), False  # the weight at which `new` holds
+        if len(A) == len(f) or (abs(z) <= noise).all():  # G_new = -Σ shifts_i G_i: no weight does
+            total, terms = c[new] + shifts @ c[active], bounds[new] + abs(shifts) @ bounds[active]
+            full, rounding = np.inf, total <= tolerance * terms
             if precision is EXTENDED and not rounding:
-                refute(G, c, [*active, new], np.append(shifts, 1), 100 * tolerance * terms)
-        else:
-            full, rounding = (c[new] - G[new] @ v) / (z @ z), False
+                refute(G, c, [*active, new], np.append(shifts, 1), noise)
         falls = np.flatnonzero(shifts < 0)
         shares = np.maximum(multipliers[falls], 0) / -shifts[falls]
         step = min(shares.min(initial=np.inf), full)
@@ -215,9 +193,7 @@ def without(i, active, multipliers):
 
 
 def refute(G, c, rows, weights, noise):
-    """Raises NotSeparable if the weights prove that no v exists. Those that add less than `noise` (p,) are
-    0.
-    """
+    """Raises NotSeparable if the weights of the rows, but for those that are mere `noise` (p,), prove it."""
     real = (abs(weights)[:, None] * abs(G[rows]) > noise).any(1)
     real[-1] = True
     proof = np.zeros(len(G))
@@ -227,16 +203,12 @@ def refute(G, c, rows, weights, noise):
 
 
 def factor(A):
-    """Q (p, k) and R^-1 with A^T = Q R. The large coordinates come first, so that the small ones keep their
-    digits.
-    """
+    """Q (p, k) and R^-1 with A^T = Q R. Large coordinates come first: so small ones keep their digits."""
     if len(A) == 0:
         return A.T, A @ A.T
     order = np.argsort(-abs(A).max(0))
     Q, R = np.linalg.qr(A.T[order].astype(float))
-    return Q[np.argsort(order)], np.linalg.inv(
-        R + np.diag(R.diagonal() == 0)
-    )  # such a 0 does not pass the checks
+    return Q[np.argsort(order)], np.linalg.inv(R + np.diag(R.diagonal() == 0))  # a 0 does not pass the checks
 
 
 def extend(Q, inverse, z, shifts):
@@ -248,11 +220,10 @@ def extend(Q, inverse, z, shifts):
 
 
 def project(A, Q, inverse, f, c, v, multipliers, rounds):
-    """v nearest to f with A v = c, its λ in v = f + A^T λ, and v's last correction, by refinement of a
-    first guess.
+    """The v nearest to f with A v = c, λ in v = f + A^T λ, v's last correction: a first guess refined.
 
-    v is an unknown of its own beside λ: where it is small beside Σ|A_i λ_i|, the sum would have lost its
-    digits. Residuals are in the precision of f, corrections are floats (Björck 1967).
+    v is an unknown of its own beside λ: where it is small beside Σ |A_i λ_i|, the sum has lost its digits.
+    Residuals are in the precision of f, corrections are floats (Björck 1967).
     """
     for _ in range(rounds):
         off, missing = (f - v + multipliers @ A).astype(float), (c - A @ v).astype(float)

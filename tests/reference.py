@@ -1,8 +1,8 @@
 """Small problems solved by trying every active set, in exact rationals: what `solvers` has to agree with.
 
-Nothing is shared with `solvers`. A float is a fraction with a power of two below the line, so data go in
-without rounding, and an answer is rounded once, at the end. The cost is exponential: up to some 30 rows in
-the plane, 10 in R^3.
+Nothing is shared with `solvers`. A float is a fraction with a power of two below the line, so that data go in
+without rounding, and an answer is rounded once, at its end. The cost is exponential: take at most 30 rows in
+the plane, 10 in space.
 """
 
 from fractions import Fraction
@@ -75,19 +75,15 @@ def least_norm(G, c):
 
 
 def nnls(A, b):
-    """The x >= 0 of least ||A x - b|| and that length: the residual is the point nearest to b with A^T r <=
-    0.
-    """
+    """The x >= 0 of least ||A x - b||, and that length: the residual r is nearest to b with A^T r <= 0."""
     r, x = nearest(b, [[-a for a in column] for column in zip(*exact(A))], np.zeros(np.shape(A)[1]))
     return rounded(x), float(dot(r, r)) ** 0.5
 
 
 def linf_margin(Z):
-    """max over ||v||_inf <= 1 of min_i (Z v)_i, and every vertex v that reaches it: a fraction, a list of
-    lists.
+    """max over ||v||_inf <= 1 of min_i (Z v)_i, and every vertex v that reaches it, as fractions.
 
-    The vertices of {(v, t): Z v >= t, -1 <= v <= 1} are where p + 1 of these constraints hold with
-    equality.
+    The vertices of {(v, t): Z v >= t, -1 <= v <= 1} are where p + 1 of these constraints hold with equality.
     """
     Z, p = exact(Z), np.shape(Z)[1]
     sides = [[Fraction(sign * (k == j)) for k in range(p + 1)] for j in range(p) for sign in (1, -1)]

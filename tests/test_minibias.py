@@ -4,6 +4,7 @@ from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
+import reference
 
 import minibias
 from cnn import Blocks
@@ -157,7 +158,72 @@ def separable(rng, samples, d):
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("samples, d", [(2, 2), (30, 2), (30, 5), (200, 10)])
+@pytest.mark.parametrize("span", [1, 1e8])
+@pytest.mark.parametrize("samples, d", [(2, 2), (20, 2), (8, 3)])
+def test_linear_prediction_is_the_exact_one_and_its_certificate_says_so(seed, samples, d, span):
+    """min ||h^-1/2 w|| with q >= 1 is min ||v|| with w = h^1/2 v. The columns of x span from 1 to `span`."""
+    x, y, h = separable(np.random.default_rng(seed), samples, d)
+    x = x * np.append(np.ones(d - 1), span)
+    problem = Problem(Linear(d), x, y)
+    w = predict(problem, np.zeros((1, d)), h)
+    root = np.sqrt(h[0])
+    columns = abs(x).max(0)
+    expected = columns * root * reference.least_norm(y[:, None] * x * root, np.ones(samples))
+    np.testing.assert_allclose(columns * w[0], expected, rtol=0, atol=1e-8 * abs(expected).max())
+    np.testing.assert_allclose(problem.margins(w).min(), 1, rtol=1e-9)
+    assert certificate(problem, w, h)[0] < 1e-9
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("span", [1, 1e8])
+def test_certificate_is_its_formula(seed, span):
+    """The least ||b - A λ|| over λ >= 0, by every set of λ that may be positive."""
+    x, y, h = separable(np.random.default_rng(seed), 8, 2)
+    x, h = x * [1, span], 2.0 ** np.round(2 * np.log2(h))
+    problem = Problem(Linear(2), x, y)
+    best = predict(problem, np.zeros((1, 2)), h)
+    for off in (0, 1e-3, 0.03):
+        w = best * [1 + off, 1 - off / 3]
+        w = w / problem.margins(w).min()
+        v, G, slack = w[0] / np.sqrt(h[0]), y[:, None] * x * np.sqrt(h[0]), problem.margins(w)[0] - 1
+        s = norm(v)
+        _, length = reference.nnls(np.vstack([G.T / s, slack / s**2]), np.append(v / s, 0))
+        np.testing.assert_allclose(certificate(problem, w, h)[0], length, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("span", [1, 1e8])
+@pytest.mark.parametrize("samples, d", [(2, 2), (10, 2), (5, 3)])
+def test_linf_prediction_is_the_exact_one(seed, samples, d, span):
+    x, y, _ = separable(np.random.default_rng(seed), samples, d)
+    x = x * np.append(np.ones(d - 1), span)
+    Z = y[:, None] * x
+    best, vertices = reference.linf_margin(Z)
+    w, multipliers, unique = minibias.predict_linf(Problem(Linear(d), x, y))
+    np.testing.assert_allclose((Z @ w).min(), float(best), rtol=1e-8)
+    assert abs(abs(multipliers @ Z).sum() - float(best)) <= 1e-12 * (multipliers @ abs(Z)).sum()
+    assert unique == (len(vertices) == 1)
+    if unique:
+        np.testing.assert_allclose(w, reference.rounded(vertices[0]), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_prediction_for_three_classes_is_the_exact_one(seed):
+    """Four points near the corners of a triangle: eight margins, six parameters."""
+    rng, y = np.random.default_rng(seed), np.array([0, 1, 2, 0])
+    x = np.array([[2, 0], [-1, 1.7], [-1, -1.7]])[y] + 0.3 * rng.normal(size=(4, 2))
+    h = 10 ** rng.uniform(-1, 1, (1, 6))
+    problem = Problem(Linear(2, 3), x, y)
+    w, root = predict(problem, np.zeros_like(h), h), np.sqrt(h[0])
+    e = np.eye(3)
+    G = np.array([np.kron(e[a] - e[b], point) for point, a in zip(x, y) for b in range(3) if b != a])
+    expected = root * reference.least_norm(G * root, np.ones(8))
+    np.testing.assert_allclose(w[0], expected, rtol=0, atol=1e-8 * abs(expected).max())
+    assert certificate(problem, w, h)[0] < 1e-9
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("samples, d", [(30, 5), (200, 10)])
 def test_linear_prediction_against_a_quadratic_program_solved_by_another_route(seed, samples, d):
     optimize = pytest.importorskip("scipy.optimize")
     x, y, h = separable(np.random.default_rng(seed), samples, d)

@@ -1,6 +1,4 @@
-"""Facts about the solvers: all active sets of small problems in exact rationals, and known answers."""
-
-from itertools import product
+"""Facts about the solvers: against every active set of small problems in exact rationals."""
 
 import numpy as np
 import pytest
@@ -30,7 +28,7 @@ def random_problem(rng, kind, span):
         G = G * 10.0 ** rng.integers(-8, 9, (N, 1))
     if kind == "tiny margin":
         G = np.round(
-            1e4 * np.outer(rng.choice([-1, 1], N), rng.uniform(1, 2, p)) * span ** (np.arange(p) % 2)
+            1e3 * np.outer(rng.choice([-1, 1], N), rng.uniform(1, 2, p)) * span ** (np.arange(p) % 2)
         )
         G[:, 0] += rng.integers(1, 4, N)
     c = np.ones(N) if rng.random() < 0.6 else rng.integers(-3, 4, N).astype(float)
@@ -55,10 +53,8 @@ def assert_close(v, expected, G, rtol=1e-8):
         )
 
 
-# a margin of 1e-4 in a column that is 1e-8 of another is beyond what a v in float64 can say
-@pytest.mark.parametrize(
-    "kind, span", [pair for pair in product(KINDS, SPANS) if pair != ("tiny margin", 1e8)]
-)
+@pytest.mark.parametrize("span", SPANS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_least_norm_is_the_exact_answer_or_proves_that_there_is_none(kind, span):
     rng = np.random.default_rng([KINDS.index(kind), SPANS.index(span)])
     for _ in range(20):
@@ -69,7 +65,8 @@ def test_least_norm_is_the_exact_answer_or_proves_that_there_is_none(kind, span)
         except NotSeparable as refusal:
             assert expected is None and proves(refusal, G, c)
             continue
-        assert_close(v, expected, G)
+        hair = kind == "tiny margin"  # a change of 1e-20 in a margin may move v by 1e-8
+        assert_close(v, expected, G, 1e-7 if hair else 1e-8)
 
 
 @pytest.mark.parametrize("span", SPANS)
@@ -126,7 +123,7 @@ def test_largest_linf_margin_is_the_exact_one_and_unique_where_it_says_so(kind, 
 
 
 def test_known_answers():
-    """A time in milliseconds or seconds since 1970 beside a signal, and features in very different units."""
+    """Milliseconds and seconds since 1970 beside a signal, and two features in very different units."""
     millis = np.array([[1.7e12, 0.1], [-1.70000006e12, 0.1]])
     np.testing.assert_allclose(least_norm(millis, np.ones(2)), [0, 10], rtol=1e-12, atol=1e-20)
     np.testing.assert_allclose(largest_linf_margin(millis)[0], [0, 1], rtol=1e-12, atol=1e-20)
@@ -141,7 +138,7 @@ def test_known_answers():
 
 @pytest.mark.parametrize("hair", 10.0 ** -np.arange(2, 13, 2))
 def test_a_hair_decides_whether_a_problem_can_be_solved(hair):
-    """Two opposite rows and a third: turned apart by a hair they leave a wedge, the other way they do not."""
+    """Opposite rows, turned by a hair, leave a wedge: a third row that points out of it leaves nothing."""
     G = np.array([[1, hair], [-1, hair], [0.5, -1]])
     with pytest.raises(NotSeparable) as refusal:
         least_norm(G, np.ones(3))
@@ -185,8 +182,9 @@ def test_wider_spans_are_solved_or_refused_but_never_wrong_in_silence(span, exte
             assert expected is not None
             length, shortest = np.sqrt(v @ v), np.sqrt(expected @ expected)
             assert abs(length - shortest) <= 1e-8 * shortest
-            sizes = abs(G).max(0).clip(1e-300)
-            assert (G @ v >= c - 1e-8 * (abs(c) + (abs(G) / sizes).max(1) * (sizes * abs(v)).max())).all()
+            columns = abs(G).max(0).clip(1)
+            terms = (abs(G) / columns).max(1) * (columns * abs(v)).max()
+            assert (G @ v >= c - 1e-8 * (abs(c) + terms)).all()
 
 
 def separated(rng, N, p):
@@ -196,7 +194,7 @@ def separated(rng, N, p):
 
 
 @pytest.mark.parametrize("p", [3, 24])
-def test_a_guess_changes_nothing(p):
+def test_a_guess_saves_work_and_changes_nothing(p, monkeypatch):
     """The right constraints, wrong ones, ones that depend on each other, and all of them."""
     rng = np.random.default_rng(p)
     G, c = separated(rng, 100, p), np.ones(100)
@@ -205,6 +203,10 @@ def test_a_guess_changes_nothing(p):
     right = np.flatnonzero(multipliers)
     for guess in (right, right[:-1], rng.permutation(100)[:p], [3, 53], range(100)):
         np.testing.assert_allclose(least_norm(G, c, guess), v, rtol=1e-12)
+    calls, project = [], solvers.project
+    monkeypatch.setattr(solvers, "project", lambda *args: calls.append(1) or project(*args))
+    least_norm(G, c, right)
+    assert len(calls) == 2  # one linear solve in each precision
 
 
 @pytest.mark.parametrize("p", [3, 10, 24])
@@ -231,7 +233,7 @@ def test_larger_nnls_is_no_worse_than_scipys(seed):
 
 @pytest.mark.parametrize("span", SPANS)
 def test_larger_problems_meet_the_conditions_that_suffice(span):
-    """G v >= c, v = Σ λ_i G_i, λ >= 0, and λ_i > 0 only where c_i is met: no other solver is needed."""
+    """G v >= c, v = Σ λ_i G_i, λ >= 0, and λ_i > 0 only where G_i v = c_i."""
     rng = np.random.default_rng(SPANS.index(span))
     for N, p in ((100, 3), (100, 24), (200, 60)):
         G = separated(rng, N, p) * span ** rng.uniform(0, 1, p)
