@@ -1,7 +1,7 @@
 """Non-negative least squares, least distance, the largest margin in a cube: linear algebra without networks.
 
-All three ask `nearest_point`: which point of a polyhedron is nearest to a given one? Columns may differ in size
-by 1e8, rows by any factor. Every answer is checked, relative to the sizes of the terms that make it up.
+All three ask `nearest_point`: which point of a polyhedron is nearest to a given one? Columns may differ in
+size by 1e8, rows by any factor. Every answer is checked, relative to the sizes of the terms that make it up.
 """
 
 import numpy as np
