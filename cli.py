@@ -122,9 +122,24 @@ def direction(args):
     out = prepared(args)
     names = "optimizers forms runs steps model slope constant eps b lr loss seed jobs"
     chosen = settings(args, *names.split())
+    film = film_of_direction(args, data) if args.film else None
     found = experiments.direction(data=data, report=Progress("direction"), **chosen)
     figure = figures.direction(**found["data"], results=found["results"])
-    return publish(args, out, figure, found), tables.direction(found["data"], found["results"])
+    written = publish(args, out, figure, found)
+    if film:
+        save = lambda path: film.save(path, writer=figures.Gif(fps=10), dpi=100)  # noqa: E731
+        written.append(runs.write(out / "direction.gif", save))
+    return written, tables.direction(found["data"], found["results"])
+
+
+def film_of_direction(args, data):
+    """The animation of --film. Adam is left out where RMSProp is shown, on whose line its own lies."""
+    if args.constant:
+        raise ValueError("argument --film: the film shows lines through 0, expected no --constant")
+    shown = [name for name in args.optimizers if name != "adam" or "rmsprop" not in args.optimizers]
+    chosen = settings(args, "runs", "model", "slope", "eps", "b", "loss", "seed")
+    found = experiments.film(shown, data=data, **chosen)
+    return figures.film(**found.pop("data"), **found)
 
 
 def claims_command(args):
@@ -280,6 +295,8 @@ Prints a table, writes OUT/direction.json and OUT/direction.png.""",
     flag(sub, "slope", share, 0.5, "slope of the leaky ReLU below 0, in [0, 1]; 0 is ReLU (%(default)s)")
     flag(sub, "data", filled, None, f"{TABLE} (the authors' data)", metavar="FILE")
     sub.add_argument("--constant", action="store_true", help="append a feature of ones to the data")
+    shown = "write OUT/direction.gif too: a neuron's decision lines turning to the predicted ones"
+    sub.add_argument("--film", action="store_true", help=shown)
     sub.set_defaults(run=direction)
 
     sub = studies.add_parser(

@@ -18,7 +18,7 @@ import time
 import numpy as np
 
 from datasets import classes, crossover_data, default_data
-from limits import margin_flow
+from limits import ascend, margin_flow
 from minibias import Problem, certificate, norm, normalised_margin, predict, predict_linf, unit
 from models import MLP, Linear
 from optimizers import CONDITIONERS, SEPARATES_WITHIN, Flow, descend, follow, start, trajectory
@@ -198,6 +198,66 @@ def limit(problem, w, h, good):
 def with_nulls(a):
     """The array with None, JSON's null, where there is nothing finite to say."""
     return np.where(np.isfinite(a), a, None)
+
+
+FILM_LEVELS = np.logspace(0, 13, 79)  # log 1/L at the film's frames
+
+
+def film(optimizers, runs=100, model="neuron", slope=0.5, data=None, eps=1e-5, b=0.9, loss="exp", seed=0):
+    """What the film of `direction` shows: one start under each optimizer, at log 1/L from 1 to 1e13.
+
+    Of the `runs` starts it is the one that has the farthest to turn, to predictions that differ most, while
+    all have one sign of v: a KKT point for the other sign, which the problem has too, would say nothing new.
+    Returns {"data", "run", "levels", "paths": optimizer -> w and h (levels, 3), the distance of w's direction
+    to the predicted one (levels,), `predicted`, and h on the whole way with `at`, where the levels are on it}.
+    Raises ValueError for anything but a neuron of two features, or where no run separates the data.
+    """
+    x, y = default_data(seed) if data is None else data
+    if model != "neuron" or x.shape[1] != 2:
+        raise ValueError("argument --film: the film shows the decision lines of a neuron of two features")
+    problem = Problem(build_model(model, 2, classes(y), slope), x, y, loss)
+    conditioners = {name: CONDITIONERS[name](eps, b) for name in optimizers}
+    w0 = problem.model.init(np.random.default_rng([seed, 1]), runs)
+    ends = [follow(problem, conditioner, w0)[0] for conditioner in conditioners.values()]
+    good = np.flatnonzero(np.all([end.log_loss <= LOG_LOSS_END for end in ends], axis=0))
+    if not len(good):
+        raise ValueError("argument --film: no run separates the data under every optimizer")
+    predicted = np.array([unit(predict(problem, end.w[good], end.h[good])) for end in ends])
+    lines = unit(predicted[..., :2] * np.sign(predicted[..., 2:]))
+    to_turn = norm(unit(w0[good, :2] * np.sign(w0[good, 2:])) - lines).min(0)
+    apart = norm(lines[:, None] - lines).max((0, 1))
+    alike = np.ptp(np.sign(predicted[..., 2]), axis=0) == 0
+    best = np.nan_to_num(to_turn * apart * alike, nan=-1).argmax()
+    run = good[best]
+    paths = {
+        name: film_path(problem, conditioner, w0[run : run + 1], goal)
+        for (name, conditioner), goal in zip(conditioners.items(), predicted[:, best])
+    }
+    return {"data": {"x": x, "y": y}, "run": run, "levels": FILM_LEVELS, "paths": paths}
+
+
+def film_path(problem, conditioner, w0, predicted):
+    """One run of one optimizer: by Euler steps to log L = -50, from there by implicit ones with h at its
+    limit.
+    """
+    done = lambda state: state.log_loss <= LOG_LOSS_END  # noqa: E731
+    states = list(trajectory(Flow(problem, conditioner), start(problem, conditioner, w0), done))
+    fallen, way = np.array([-state.log_loss[0] for state in states]), np.array([s.h[0] for s in states])
+    at = np.array([(fallen >= min(level, -LOG_LOSS_END)).argmax() for level in FILM_LEVELS])
+    w, late = [], states[-1].w
+    for level, k in zip(FILM_LEVELS, at):
+        if level > -LOG_LOSS_END:
+            late, _ = ascend(problem, late, states[-1].h, level, growth=FILM_LEVELS[1] / FILM_LEVELS[0])
+        w.append(late[0] if level > -LOG_LOSS_END else states[k].w[0])
+    distance = norm(unit(np.array(w)) - predicted)
+    return {
+        "w": np.array(w),
+        "h": way[at],
+        "distance": distance,
+        "predicted": predicted,
+        "way": way,
+        "at": at,
+    }
 
 
 def crossover(

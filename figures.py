@@ -1,6 +1,7 @@
 """Draws, and does nothing else: results in, a matplotlib Figure out, for a notebook or a file."""
 
 import numpy as np
+from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -39,6 +40,18 @@ def jitter(n, width=0.25):
 
 def octant(axes, results):
     """h_∞ / ||h_∞|| of one optimizer on the positive octant, seen along (1, 1, 1)."""
+    globe(axes)
+    for r in results:
+        h = unit(r["h_inf"])
+        axes.plot(
+            h @ EAST, h @ NORTH, MARKS[r["form"]], color=colour(r["optimizer"]), ms=5, mfc="none", alpha=0.7
+        )
+    axes.plot(0, 0, "*", ms=13, mfc="none", mec="#CC79A7", mew=1.3)
+    axes.set_title(named(results[0]["optimizer"]))
+
+
+def globe(axes):
+    """The edges of the positive octant, seen along (1, 1, 1)."""
     arc = np.linspace(0, np.pi / 2, 50)
     for k in range(3):
         edge = np.zeros((50, 3))
@@ -46,13 +59,7 @@ def octant(axes, results):
         axes.plot(edge @ EAST, edge @ NORTH, color="0.6", lw=1)
         corner = 1.13 * np.eye(3)[k]
         axes.text(corner @ EAST, corner @ NORTH, f"$h_{k + 1}$", ha="center", va="center", color="0.3")
-    for r in results:
-        h = unit(r["h_inf"])
-        axes.plot(
-            h @ EAST, h @ NORTH, MARKS[r["form"]], color=colour(r["optimizer"]), ms=5, mfc="none", alpha=0.7
-        )
-    axes.plot(0, 0, "*", ms=13, mfc="none", mec="#CC79A7", mew=1.3)
-    axes.set(aspect="equal", xlim=(-1, 1), ylim=(-0.68, 1.05), title=named(results[0]["optimizer"]))
+    axes.set(aspect="equal", xlim=(-1, 1), ylim=(-0.68, 1.05))
     axes.axis("off")
 
 
@@ -151,6 +158,84 @@ def direction(x, y, results):
         left.plot([], [], MARKS[form], color="0.3", mfc="none", label=form)
     left.legend(fontsize=8, ncols=3, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
+
+
+def film(x, y, run, levels, paths):
+    """The decision lines of one start turning to the predicted ones, with a clock in log 1/L: an animation.
+
+    The arguments are what `experiments.film` returns. Beside the lines: the direction of h settling, and how
+    far the direction of w still is from the predicted one.
+    """
+    figure = Figure(figsize=(8.4, 4.5), layout="constrained")
+    axes = figure.subplot_mosaic(
+        [["plane", "h"], ["plane", "clock"]], width_ratios=(1.35, 1), height_ratios=(1.4, 1)
+    )
+    plane, octant, clock = axes["plane"], axes["h"], axes["clock"]
+    reach = 1.15 * np.linalg.norm(x, axis=1).max()
+    for label, mark, face in ((1, "s", "0.35"), (-1, "o", "none")):
+        plane.plot(*x[y == label].T, mark, ms=3.5, mec="0.35", mfc=face, mew=0.8)
+    globe(octant)
+    octant.plot(0, 0, "*", ms=15, mfc="none", mec="#CC79A7", mew=1.3)
+    octant.set_title(r"direction of $h$ since $t = 0$ (star: $(1,1,1)/\sqrt{3}$)", fontsize=9)
+    widths = {"gd": 1.3, "rmsprop": 3.4}  # one of the two lines ends on the other
+    moving = {}
+    for optimizer, path in paths.items():
+        style = {"color": colour(optimizer), "lw": widths.get(optimizer, 2.0)}
+        style["zorder"] = 4 - style["lw"] / 10
+        halo = style | {"lw": style["lw"] + 7, "alpha": 0.2, "zorder": 1, "solid_capstyle": "butt"}
+        plane.plot(*decision_line(path["predicted"], reach), **halo)
+        trail = style | {"lw": style["lw"] / 2}
+        clock.plot(levels, path["distance"], color=colour(optimizer), lw=0.6, alpha=0.35)
+        moving[optimizer] = (
+            plane.plot([], [], **style)[0],
+            octant.plot([], [], **trail)[0],
+            octant.plot([], [], "o", color=colour(optimizer), ms=3 + style["lw"], zorder=style["zorder"])[0],
+            clock.plot([], [], **trail)[0],
+            clock.plot([], [], "o", color=colour(optimizer), ms=3 + style["lw"], zorder=style["zorder"])[0],
+        )
+    span = 1.02 * reach
+    plane.set(aspect="equal", xlim=(-span, span), ylim=(-span, span), xlabel="$x_1$", ylabel="$x_2$")
+    title = plane.set_title(" ", fontsize=10)
+    clock.set(xscale="log", yscale="log", xlabel=r"$\log 1/L$")
+    clock.set_title("distance of the direction of $w$ to the predicted one", fontsize=9)
+    clock.grid(color="0.92")
+    name_above(figure, paths, Line2D([], [], color="0.8", lw=9, label="predicted line"))
+
+    def draw(k):
+        title.set_text(rf"$\log\,1/L = 10^{{{np.log10(levels[k]):.1f}}}$")
+        for optimizer, (line, trail, head, error, now) in moving.items():
+            path = paths[optimizer]
+            line.set_data(*decision_line(path["w"][k], reach))
+            way = unit(path["way"][: path["at"][k] + 1])
+            trail.set_data(way @ EAST, way @ NORTH)
+            head.set_data(way[-1:] @ EAST, way[-1:] @ NORTH)
+            error.set_data(levels[: k + 1], path["distance"][: k + 1])
+            now.set_data(levels[k : k + 1], path["distance"][k : k + 1])
+        return []
+
+    draw(0)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once, and not again for each frame
+    return FuncAnimation(figure, draw, frames=len(levels), init_func=lambda: [], interval=100)
+
+
+class Gif(PillowWriter):
+    """Writes an animation as a GIF with one small palette for all frames; the last one stays for three
+    seconds.
+    """
+
+    def finish(self):
+        frames = [frame.convert("RGB") for frame in self._frames]
+        palette = frames[len(frames) // 2].quantize(64)
+        first, *others = [frame.quantize(palette=palette, dither=0) for frame in frames]
+        durations = [1000 // self.fps] * len(others) + [3000]
+        first.save(self.outfile, "GIF", save_all=True, append_images=others, duration=durations, loop=0)
+
+
+def decision_line(w, reach):
+    """The line through 0 by which a neuron w (3,) decides, both ways as far as `reach`: its x and its y."""
+    n = unit(w[:2])
+    return reach * np.array([[n[1], -n[1]], [-n[0], n[0]]])
 
 
 def claims(proof):
