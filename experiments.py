@@ -208,8 +208,7 @@ def film(optimizers, runs=100, model="neuron", slope=0.5, data=None, eps=1e-5, b
 
     Of the `runs` starts it is the one that has the farthest to turn, to predictions that differ most, while
     all have one sign of v: a KKT point for the other sign, which the problem has too, would say nothing new.
-    Returns {"data", "run", "levels", "paths": optimizer -> w and h (levels, 3), the distance of w's direction
-    to the predicted one (levels,), `predicted`, and h on the whole way with `at`, where the levels are on it}.
+    Returns {"data", "run", "levels", "paths": optimizer -> what `film_path` returns}.
     Raises ValueError for anything but a neuron of two features, or where no run separates the data.
     """
     x, y = default_data(seed) if data is None else data
@@ -237,8 +236,10 @@ def film(optimizers, runs=100, model="neuron", slope=0.5, data=None, eps=1e-5, b
 
 
 def film_path(problem, conditioner, w0, predicted):
-    """One run of one optimizer: by Euler steps to log L = -50, from there by implicit ones with h at its
-    limit.
+    """One run of one optimizer: by Euler steps to log L = -50, then by implicit ones with h at its limit.
+
+    Returns w and h (levels, 3), the `distance` (levels,) of w's direction to the predicted one, and that; and
+    h on the whole `way`, with `at` (levels,), where on it the levels are.
     """
     done = lambda state: state.log_loss <= LOG_LOSS_END  # noqa: E731
     states = list(trajectory(Flow(problem, conditioner), start(problem, conditioner, w0), done))

@@ -1,4 +1,4 @@
-"""The README's Python blocks run, and print what their last comments say."""
+"""The pages: Python blocks print what their last comments say, links lead somewhere, README stays short."""
 
 import contextlib
 import io
@@ -7,21 +7,47 @@ import re
 
 import pytest
 
-BLOCKS = re.findall(
-    r"^```python\n(.*?)^```$",
-    pathlib.Path(__file__).parents[1].joinpath("README.md").read_text(),
-    re.M | re.S,
-)
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = {path.name: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+TEXT = {name: path.read_text() for name, path in PAGES.items()}
+BLOCKS = [(name, block) for name in PAGES for block in re.findall(r"(?ms)^```python\n(.*?)^```$", TEXT[name])]
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
-def test_a_block_prints_what_it_says(block):
+@pytest.mark.parametrize("page, block", BLOCKS, ids=[f"{k}-{name}" for k, (name, _) in enumerate(BLOCKS)])
+def test_a_block_prints_what_it_says(page, block):
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+        exec(compile(block, page, "exec"), {"__name__": "page"})
     said = [line[2:] for line in block.splitlines() if line.startswith("# ")]
     assert said and printed.getvalue().splitlines() == said
 
 
 def test_there_are_blocks():
-    assert len(BLOCKS) == 3
+    pages = [name for name, _ in BLOCKS]
+    assert (pages.count("README.md"), pages.count("theorem.md")) == (3, 1)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_pictures_are_there(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", TEXT[page])
+    for link in links:
+        if not link.startswith("https://"):
+            file, _, heading = link.partition("#")
+            assert not heading and (PAGES[page].parent / file).is_file(), link
+    assert page in ("README.md", "networks.md", "numerics.md") or any(link.endswith(".png") for link in links)
+
+
+def test_readme_reads_at_one_sitting():
+    """1,500 words of prose, 1,800 with code and tables; and the theorem on a page is a page."""
+    text = TEXT["README.md"]
+    prose = re.sub(r"(?ms)^```.*?^```$", "", text)
+    prose = re.sub(r"(?m)^\|.*$", "", prose)
+    assert len(text.split()) <= 1800 and len(prose.split()) <= 1500
+    assert max(map(len, text.splitlines())) <= 120
+    page = next(block for name, block in BLOCKS if name == "README.md")
+    assert len([line for line in page.splitlines() if not line.startswith("# ")]) <= 45
+
+
+def test_readme_names_every_study_and_every_page():
+    for name in ("direction", "claims", "margin", "epsilon", "crossover", *(f"docs/{n}" for n in PAGES)):
+        assert name == "docs/README.md" or name in TEXT["README.md"], name
