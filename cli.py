@@ -16,7 +16,7 @@ import mnist
 import runs
 import tables
 from claims import claims
-from datasets import read_data, read_images
+from datasets import classes, read_data, read_images
 from losses import LOSSES
 from optimizers import CONDITIONERS
 from solvers import NotSeparable
@@ -124,7 +124,9 @@ def direction(args):
     chosen = settings(args, *names.split())
     film = film_of_direction(args, data) if args.film else None
     found = experiments.direction(data=data, report=Progress("direction"), **chosen)
-    figure = figures.direction(**found["data"], results=found["results"])
+    x, y = found["data"].values()
+    model = experiments.build_model(args.model, x.shape[1], classes(y), args.slope)
+    figure = figures.direction(x, y, found["results"], model)
     written = publish(args, out, figure, found)
     if film:
         save = lambda path: film.save(path, writer=figures.Gif(fps=10), dpi=100)  # noqa: E731

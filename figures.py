@@ -76,60 +76,70 @@ def strips(axes, results, key, label):
     axes.grid(axis="y", color="0.9")
 
 
-def normals(w):
-    """The unit normals, on the positive side, of the lines that neurons (runs, 3) decide by: (runs, 2)."""
-    return unit(w[:, :2] * np.sign(w[:, 2:]))
+WIDTHS = {"adam": 4.5, "rmsprop": 2.8, "gd": 1.0}  # of lines that end on each other, so that all are seen
 
 
-def decisions(axes, x, y, results):
-    """The data, and outside them the unit normal of every run's decision line at the end of the last form,
-    one circle per optimizer.
+def decisions(axes, x, y, results, model=None):
+    """Data in the plane, with what every optimizer decides by: the lines of a neuron at all predicted points.
+
+    Where nothing is predicted they are those at the end of the last form. With the `model` the support
+    vectors are ringed, and for other models the boundary of the first run that is ok is drawn, with the kinks
+    of its units dotted.
     """
     for label, mark, face in ((1, "s", "0.35"), (-1, "o", "none")):
         axes.plot(*x[y == label].T, mark, ms=3.5, mec="0.35", mfc=face, mew=0.8, label=f"y = {label:+d}")
-    reach = np.linalg.norm(x, axis=1).max()
-    optimizers = list(dict.fromkeys(r["optimizer"] for r in results))
-    for k, optimizer in enumerate(optimizers):
-        w = [r["w"] for r in results if r["optimizer"] == optimizer][-1]
-        axes.plot(
-            *(reach * (1.12 + 0.1 * k) * normals(w)).T,
-            "o",
-            ms=3,
-            color=colour(optimizer),
-            alpha=0.6,
-            label=named(optimizer),
-        )
-    predicted = np.array(
-        [u for r in results for u in r.get("predicted", ()) if u[0] is not None], float
-    ).reshape(-1, 3)
-    if len(predicted):
-        axes.plot(
-            *(reach * (1.12 + 0.1 * len(optimizers)) * normals(predicted)).T,
-            "d",
-            ms=4,
-            mfc="none",
-            color="#CC79A7",
-            label="predicted",
-        )
-    axes.plot(
-        [],
-        [],
-        " ",
-        label=f"(normals of the\ndecision lines,\n{results[-1]['form']}; a circle\nper optimizer)",
-    )
-    span = reach * (1.25 + 0.1 * len(optimizers))
-    axes.set(aspect="equal", xlim=(-span, span), ylim=(-span, span), xlabel="$x_1$", ylabel="$x_2$")
+    reach = 1.25 * np.linalg.norm(x, axis=1).max()
+    last = {r["optimizer"]: r for r in results}
+    for k, optimizer in enumerate(sorted(last, key=lambda o: -WIDTHS.get(o, 1.6))):
+        r, hue = last[optimizer], colour(optimizer)
+        w = np.array(r.get("predicted", r["w"]), float)
+        w = w[np.isfinite(w).all(-1) & (r["status"] == "ok")]
+        if not len(w):
+            continue
+        style = {"color": hue, "lw": WIDTHS.get(optimizer, 1.6), "zorder": 1 + k / 10}
+        if w.shape[-1] == 3:
+            lines = np.unique((np.sign(w[:, 2:]) * unit(w[:, :2])).round(4), axis=0)
+            style |= {"lw": 0.9} if len(lines) > 4 else {}  # a fan
+            for line in lines:
+                axes.plot(*decision_line(line, reach), **style)
+        elif model is not None:
+            w = w[:1]
+            boundary(axes, model, w[0], reach, style)
+        axes.plot([], [], color=hue, lw=style["lw"], label=named(optimizer))
+        if model is not None:
+            q = y * model(w, x)
+            support = (q <= (1 + 1e-6) * q.min(-1, keepdims=True)).any(0)
+            axes.plot(*x[support].T, "o", ms=13 - 2 * k, mfc="none", mec=hue, mew=1, zorder=3)
+    if model is not None:
+        axes.plot([], [], "o", ms=9, mfc="none", mec="0.4", label="support vectors")
+    neuron = results[0]["w"].shape[-1] == 3
+    axes.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach), xlabel="$x_1$", ylabel="$x_2$")
+    what = "decision lines, all runs" if neuron else "boundaries, one run; kinks dotted"
+    axes.set_title(what, fontsize=10)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
 
 
-def direction(x, y, results):
-    """Directions of h_∞, normalised margins and, for three parameters in the plane, the data with the
-    decisions.
+def boundary(axes, model, w, reach, style):
+    """Where Φ(w, .) = 0 in the plane and, dotted, the kinks of the units in the first hidden layer."""
+    across = np.linspace(-reach, reach, 241)
+    grid = np.stack(np.meshgrid(across, across), -1).reshape(-1, 2)
+    values = model(w, grid).reshape(len(across), -1)
+    hue, width, zorder = style.values()
+    axes.contour(across, across, values, [0], colors=[hue], linewidths=width, zorder=zorder)
+    if model.degree > 1:
+        for normal in w[: 2 * model.sizes[1]].reshape(-1, 2):
+            axes.plot(*decision_line(normal, reach), ":", color=hue, lw=0.7, alpha=0.7, zorder=1)
+
+
+def direction(x, y, results, model=None):
+    """Directions of h_∞, normalised margins, errors and, for two classes in the plane, `decisions`.
+
+    The model is needed for support vectors and for the boundaries of anything but a neuron.
     """
     optimizers = list(dict.fromkeys(r["optimizer"] for r in results))
     limits = [r for r in results if r["form"] == "limit" and any(e is not None for e in r["direction_error"])]
     plane = x.shape[1] == 2 and results[0]["w"].shape[-1] == 3
-    figure = Figure(figsize=(11, 6.6 if plane else 3.8), layout="constrained")
+    figure = Figure(figsize=(11, 6.6) if plane else (14, 3.8), layout="constrained")
     if plane:
         top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.35))
         for axes, optimizer in zip(top.subplots(1, len(optimizers), squeeze=False)[0], optimizers):
@@ -139,9 +149,12 @@ def direction(x, y, results):
             fontsize=11,
         )
         *left, right = bottom.subplots(1, 2 + bool(limits))
-        decisions(right, x, y, results)
+        decisions(right, x, y, results, model)
     else:
-        right, *left = figure.subplots(1, 2 + bool(limits))
+        boundaries = model is not None and x.shape[1] == 2 and set(y) == {-1, 1}
+        right, *left = figure.subplots(1, 2 + bool(limits) + boundaries)
+        if boundaries:
+            decisions(left[-1], x, y, results, model)
         strips(
             right,
             results,

@@ -79,6 +79,22 @@ def test_a_study_runs_in_a_notebook_and_its_figure_is_a_figure():
     assert type(figure).__module__ == "matplotlib.figure"
 
 
+@pytest.mark.parametrize("model", ["neuron", "mlp:3", "linear"])
+def test_support_vectors_are_the_samples_of_least_margin(model):
+    found = experiments.direction(optimizers=["gd"], forms=["limit"], runs=2, model=model)
+    x, y = found["data"].values()
+    network = experiments.build_model(model, 2, 1)
+    figure = figures.direction(x, y, found["results"], network)
+    labels = {"support vectors", "GD", "y = +1", "y = -1"}
+    (axes,) = (a for a in figure.axes if labels <= set(a.get_legend_handles_labels()[1]))
+    rings = [line.get_xydata() for line in axes.lines if line.get_marker() == "o" and line.get_zorder() == 3]
+    (r,) = found["results"]
+    w = r["w"] if model == "neuron" else r["w"][:1]
+    q = y * network(w, x)
+    expected = x[(q <= (1 + 1e-6) * q.min(1, keepdims=True)).any(0)]
+    np.testing.assert_array_equal(rings[0], expected)
+
+
 class Norm(AdaGrad):
     """AdaGrad with one sum for all coordinates (Ward, Wu and Bottou 2019)."""
 
