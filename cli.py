@@ -1,12 +1,10 @@
-"""The command line: flags, files, tables and exit statuses. The only room that prints."""
+"""The command line: from flags to files, tables and exit statuses. The only room that prints."""
 
 import os
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ[name] = "1"  # before NumPy is imported: numbers must not depend on the machine's cores
 
-import argparse
-import math
 import sys
 import time
 
@@ -17,102 +15,8 @@ import runs
 import tables
 from claims import claims
 from datasets import classes, read_data, read_images
-from losses import LOSSES
-from optimizers import CONDITIONERS
+from flags import parser
 from solvers import NotSeparable
-
-# ------------------------------------------------------------------------------------ types of flags
-
-
-def number(text):
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
-    return value
-
-
-def positive(text):
-    value = number(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return value
-
-
-def fraction(text):
-    value = number(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, both excluded, got {text!r}")
-    return value
-
-
-def share(text):
-    value = number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
-    return value
-
-
-def whole(text, least=0):
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, got {text!r}")
-    return value
-
-
-def count(text):
-    return whole(text, least=1)
-
-
-def some_of(*names):
-    """The type of a flag that takes some of `names`, separated by commas."""
-
-    def parse(text):
-        chosen = text.split(",")
-        if not set(chosen) <= set(names) or len(set(chosen)) < len(chosen):
-            raise argparse.ArgumentTypeError(f"expected some of {','.join(names)}, each once, got {text!r}")
-        return chosen
-
-    return parse
-
-
-def cnn_width(text):
-    """Three counts separated by commas."""
-    widths = [count(part) for part in text.split(",")]
-    if len(widths) != 3:
-        raise argparse.ArgumentTypeError(
-            f"expected three whole numbers from 1 on, CHANNELS,CHANNELS,HIDDEN, got {text!r}"
-        )
-    return widths
-
-
-def filled(text):
-    """An empty name, say of a shell variable that is not set, is not the default."""
-    if not text:
-        raise argparse.ArgumentTypeError("expected a name, got nothing")
-    return text
-
-
-def epsilons(text):
-    values = [positive(part) for part in text.split(",")]
-    if len(set(values)) < max(2, len(values)):
-        raise argparse.ArgumentTypeError(f"expected two or more different numbers above 0, got {text!r}")
-    return sorted(values)
-
-
-def model_name(text):
-    kind, _, widths = text.partition(":")
-    if text not in ("neuron", "linear") and not (
-        kind == "mlp" and all(w.isdecimal() and int(w) for w in widths.split(","))
-    ):
-        raise argparse.ArgumentTypeError(f"expected neuron, linear or mlp:WIDTH[,WIDTH...], got {text!r}")
-    return text
-
 
 # ------------------------------------------------------------------------------------ the studies' commands
 
@@ -126,8 +30,7 @@ def direction(args):
     found = experiments.direction(data=data, report=Progress("direction"), **chosen)
     x, y = found["data"].values()
     model = experiments.build_model(args.model, x.shape[1], classes(y), args.slope)
-    figure = figures.direction(x, y, found["results"], model)
-    written = publish(args, out, figure, found)
+    written = publish(args, out, figures.direction(x, y, found["results"], model), found)
     if film:
         save = lambda path: film.save(path, writer=figures.Gif(fps=10), dpi=100)  # noqa: E731
         written.append(runs.write(out / "direction.gif", save))
@@ -144,13 +47,13 @@ def film_of_direction(args, data):
     return figures.film(**found.pop("data"), **found)
 
 
-def claims_command(args):
+def claims_table(args):
     out = prepared(args)
     found = claims(report=Progress("claims"), **settings(args, "seed", "eps", "b", "lr", "runs", "jobs"))
     rows = found["claims"]
     written = publish(args, out, figures.claims(found["proof"]), {"claims": rows})
-    args.status = int(any(row["kind"] == "theorem" and not row["holds"] for row in rows))
-    return written, tables.claims(rows)
+    failed = any(row["kind"] == "theorem" and not row["holds"] for row in rows)
+    return written, tables.claims(rows), int(failed)
 
 
 def margin(args):
@@ -204,6 +107,14 @@ def crossover(args):
     return publish(args, out, figure, found), tables.crossover(found)
 
 
+COMMANDS = {
+    "direction": direction,
+    "claims": claims_table,
+    "margin": margin,
+    "epsilon": epsilon,
+    "crossover": crossover,
+}
+
 # ------------------------------------------------------------------------------------ files
 
 
@@ -218,9 +129,7 @@ def own_data(args):
 
 def config(args):
     """The flags as used, for the result files."""
-    return {
-        name: value for name, value in vars(args).items() if name not in ("study", "run", "rates", "status")
-    }
+    return {name: value for name, value in vars(args).items() if name not in ("study", "rates")}
 
 
 def settings(args, *names):
@@ -259,158 +168,6 @@ class Progress:
         print(f"\r{text:75}", end="\n" if share == 1 else "", file=sys.stderr, flush=True)
 
 
-# ------------------------------------------------------------------------------------ flags and help
-
-
-class Parser(argparse.ArgumentParser):
-    """No abbreviations, and errors in one line."""
-
-    def __init__(self, **kwargs):
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
-
-    def error(self, message):
-        raise ValueError(message)
-
-
-def parser():
-    top = Parser(description="The studies: python experiments.py STUDY [flags].")
-    studies = top.add_subparsers(dest="study", required=True, metavar="STUDY")
-
-    sub = studies.add_parser(
-        "direction",
-        help="the directions of h_∞ and the margins of many initialisations on a 2-D data set",
-        description="""\
-The slides' "Directions of h_∞": every optimizer from many initialisations on a small data set, as the
-discrete update, as the flow (until log L <= -50) and in the limit of the flow, a KKT point of the max-margin
-problem. It is certified, at kinks of a network with Clarke's subdifferential, and compared with a predicted
-one. With several hidden units there are many KKT points: the predicted one is then the one found from where
-the flow stopped, not a promise. RMSProp's and Adam's h_∞ is isotropic, AdaGrad's is not.
-Prints a table, writes OUT/direction.json and OUT/direction.png.""",
-        epilog="example: python experiments.py direction --data points.csv --model mlp:8 --runs 20",
-    )
-    common(sub, "exp", experiments.rates)
-    forms = list(experiments.FORMS)
-    flag(sub, "forms", some_of(*forms), forms, "some of discrete,flow,limit (all)")
-    flag(sub, "runs", count, 100, "initialisations, from 1 on (%(default)s)")
-    flag(sub, "steps", count, 5000, "discrete steps, from 1 on (%(default)s)")
-    flag(sub, "model", model_name, "neuron", "neuron, linear or mlp:WIDTH[,WIDTH...] (%(default)s)")
-    flag(sub, "slope", share, 0.5, "slope of the leaky ReLU below 0, in [0, 1]; 0 is ReLU (%(default)s)")
-    flag(sub, "data", filled, None, f"{TABLE} (the authors' data)", metavar="FILE")
-    sub.add_argument("--constant", action="store_true", help="append a feature of ones to the data")
-    shown = "write OUT/direction.gif too: a neuron's decision lines turning to the predicted ones"
-    sub.add_argument("--film", action="store_true", help=shown)
-    sub.set_defaults(run=direction)
-
-    sub = studies.add_parser(
-        "claims",
-        help="every statement of the slides that a computer can check, as a table of claims",
-        description="""\
-Measures every checkable statement of the slides on the authors' data, for all optimizers and both losses.
-Prints a row for each, writes OUT/claims.json and OUT/claims.png, and exits 1 if a theorem fails. The bounds
-are meant for the default flags: with a small --lr, say, the finite number of steps may not be enough.""",
-        epilog="example: python experiments.py claims --seed 3",
-    )
-    common(sub, None, experiments.rates)
-    flag(sub, "runs", count, 100, "initialisations, from 1 on (%(default)s)")
-    sub.set_defaults(run=claims_command)
-
-    sub = studies.add_parser(
-        "margin",
-        help="margins and accuracies of all optimizers on MNIST with the four-layer CNN",
-        description="""\
-The slides' "Observation of Margin": full-batch training of the four-layer CNN on MNIST with every optimizer
-from the same initialisations. Prints a table and whether RMSProp's and Adam's margin and test accuracy exceed
-AdaGrad's, at the last step and at the same training loss. Writes OUT/margin.json and OUT/margin.png;
-checkpoints in OUT/margin.runs. Killed and started again it goes on from the last checkpoint.""",
-        epilog="example: python experiments.py margin --optimizers adagrad,rmsprop --seeds 1 --steps 100",
-    )
-    image_flags(sub, tuple(CONDITIONERS), 400)
-    sub.set_defaults(run=margin)
-
-    sub = studies.add_parser(
-        "epsilon",
-        help="the effect of ε on margin and accuracy on MNIST with the four-layer CNN",
-        description="""\
-The slides' "Effect of ε": full-batch training of the four-layer CNN on MNIST with several ε from the same
-initialisations. Prints a table and whether margin and test accuracy are larger with the largest ε than with
-the smallest, at the last step and at the same training loss. Writes OUT/epsilon.json and OUT/epsilon.png;
-checkpoints in OUT/epsilon.runs. Killed and started again it goes on from the last checkpoint.""",
-        epilog="example: python experiments.py epsilon --optimizers rmsprop --epsilons 1e-7,1e-5,1e-3 "
-        "--seeds 1",
-    )
-    image_flags(sub, ("rmsprop", "adam"), 300, eps=False)
-    shown = "two or more, each above 0 (1e-6,1e-4,1e-2,1,100)"
-    flag(sub, "epsilons", epsilons, [1e-6, 1e-4, 1e-2, 1.0, 100.0], shown)
-    sub.set_defaults(run=epsilon)
-
-    sub = studies.add_parser(
-        "crossover",
-        help="what ε hides: first towards the ℓ∞ max-margin direction, in the end towards the L2 one",
-        description="""\
-The flow of a linear model from w = 0 for several ε. While ε is small beside the squared gradients RMSProp and
-Adam follow their signs, towards the ℓ∞ max-margin direction; once the gradients are small beside sqrt(ε) they
-turn to the L2 one. The crossing is the last log 1/L that is nearer to ℓ∞. The smaller --lr is beside 1 - b,
-the closer S follows the squared gradients, and the flow the signs.
-Prints a table, writes OUT/crossover.json and OUT/crossover.png.""",
-        epilog="example: python experiments.py crossover --lr 0.01 --epsilons 1e-5,1e-40,1e-80",
-    )
-    common(sub, "exp", lambda names: dict.fromkeys(names, 1.0), ("rmsprop", "adam"), eps=False, seed=False)
-    shown = f"two or more, from {experiments.SMALLEST_EPSILON:g} on (1e-80,1e-40,1e-20,1e-10,1e-5,1e-3)"
-    flag(sub, "epsilons", epsilons, [1e-80, 1e-40, 1e-20, 1e-10, 1e-5, 1e-3], shown)
-    flag(sub, "data", filled, None, f"{TABLE} (eight points in the plane)", metavar="FILE")
-    sub.set_defaults(run=crossover)
-    return top
-
-
-TABLE = ".npz with x (N, d), y (N,), or .csv, label last"
-
-
-def flag(sub, name, type, default, help, **more):
-    sub.add_argument(f"--{name}", type=type, default=default, help=help, **more)
-
-
-def image_flags(sub, optimizers, steps, eps=True):
-    """The flags of the studies on MNIST."""
-    common(sub, "log", mnist.rates, optimizers, eps)
-    flag(sub, "train", count, 1000, "the first so many training images (%(default)s)")
-    flag(sub, "test", count, 2000, "the first so many test images (%(default)s)")
-    flag(sub, "steps", count, steps, "full-batch steps, from 1 on (%(default)s)")
-    flag(sub, "seeds", count, 3, "initialisations, the same for all optimizers (%(default)s)")
-    shown = "channels, channels, hidden units (8,16,64; the paper's: 32,64,1024)"
-    flag(sub, "width", cnn_width, [8, 16, 64], shown)
-    shown = "MNIST as Keras' .npz or as a folder of IDX files (the subset in data/)"
-    flag(sub, "data", filled, None, shown, metavar="FILE-OR-FOLDER")
-    shown = "after the steps go on with the flow (Euler, later Runge-Kutta-Chebyshev) to log L < -1000"
-    sub.add_argument("--flow", action="store_true", help=shown)
-    shown = "tcp://HOST:PORT of a Dask cluster that does the runs, in place of processes"
-    flag(sub, "dask", filled, None, shown, metavar="ADDRESS")
-    shown = "ignore checkpoints and finished runs of an earlier start"
-    sub.add_argument("--fresh", action="store_true", help=shown)
-
-
-def common(sub, loss, rates, optimizers=tuple(CONDITIONERS), eps=True, seed=True):
-    """The flags that every study of optimizers shares; rates(names) is a dict of default learning rates."""
-    names = list(CONDITIONERS)
-    if loss:  # without one, a study is about all optimizers and both losses
-        which = "all" if len(optimizers) == len(names) else ",".join(optimizers)
-        flag(sub, "optimizers", some_of(*names), list(optimizers), f"some of {','.join(names)} ({which})")
-        shown = "exponential or logistic (%(default)s)"
-        sub.add_argument("--loss", choices=list(LOSSES), default=loss, help=shown)
-    else:
-        sub.set_defaults(optimizers=names)
-    if eps:
-        flag(sub, "eps", positive, 1e-5, "ε > 0, inside the root (%(default)s)")
-    flag(sub, "b", fraction, 0.9, "decay of RMSProp and Adam, in (0, 1) (%(default)s)")
-    shown = ", ".join(f"{name} {rate:g}" for name, rate in rates(names).items())
-    flag(sub, "lr", positive, None, f"learning rate > 0 ({shown})")
-    if seed:
-        shown = "whole number from 0 on: initial w, and data that are drawn (%(default)s)"
-        flag(sub, "seed", whole, 0, shown)
-    flag(sub, "out", filled, "results", "folder for the result files (%(default)s)")
-    flag(sub, "jobs", count, os.cpu_count() or 1, "processes, from 1 on (the machine's cores)")
-    sub.set_defaults(rates=rates, status=0)
-
-
 def main(argv=None):
     """Run a study, by default the one that this process was asked for: its exit status.
 
@@ -422,11 +179,11 @@ def main(argv=None):
     try:
         args = parser().parse_args(argv)
         args.lr = args.rates(args.optimizers) if args.lr is None else dict.fromkeys(args.optimizers, args.lr)
-        written, lines = args.run(args)
+        written, lines, *status = COMMANDS[args.study](args)
         for line in lines:
             print(line)
         print("wrote", *written)
-        return args.status
+        return sum(status)
     except KeyboardInterrupt:
         print("error: interrupted, no result file was touched", file=sys.stderr)
         return 130

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 import cli
+import experiments
 import runs
 from cli import main
 from datasets import default_data, exclusive_or
+from minibias import unit
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = ["--runs", "4", "--steps", "60", "--jobs", "1"]
@@ -551,3 +553,42 @@ def test_ctrl_c_ends_a_command_and_its_workers_at_once(tmp_path):
         assert time.monotonic() < end
         time.sleep(0.05)
     assert not (tmp_path / "direction.json").exists()
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-20, 1e14, 1e40])
+def test_linear_l2_limits_do_not_depend_on_the_scale_of_the_data(scale):
+    """Those of GD, RMSProp and Adam; with large data the loss at the start is beyond float64."""
+    x, y = default_data(0)
+    study = {"optimizers": ["gd", "rmsprop", "adam"], "forms": ["limit"], "runs": 4, "model": "linear"}
+    usual, scaled = (experiments.direction(data=(s * x, y), **study)["results"] for s in (1, scale))
+    for one, other in zip(usual, scaled):
+        assert other["status"].tolist() == ["ok"] * 4
+        np.testing.assert_allclose(other["margin"] / scale, one["margin"], rtol=1e-12)
+        np.testing.assert_allclose(unit(other["w"]), unit(one["w"]), atol=1e-12)
+
+
+def test_what_stopped_a_run_is_called_what_it_is(tmp_path, capsys):
+    """A sample of zeros, a loss too large at the start, a start without gradient."""
+    (tmp_path / "zero.csv").write_text("1,2,1\n2,1,1\n0,0,1\n-1,-2,-1\n")
+    run(tmp_path, "--data", str(tmp_path / "zero.csv"), "--model", "linear", "--optimizers", "rmsprop")
+    assert (
+        "not separated, since sample 3 is all zeros: its margin is 0 for every w" in capsys.readouterr().out
+    )
+    (tmp_path / "hertz.csv").write_text("1.5e14,3e13,1\n2e14,-1e13,1\n-1.2e14,2e13,-1\n-1.8e14,-3e13,-1\n")
+    run(tmp_path, "--data", str(tmp_path / "hertz.csv"), "--model", "linear", "--optimizers", "adagrad")
+    assert "at the start: float64 cannot follow the loss of data as large as 2e+14" in capsys.readouterr().out
+    (tmp_path / "dead.csv").write_text("1,1\n2,-1\n")
+    flags = ["--data", str(tmp_path / "dead.csv"), "--slope", "0", "--forms", "flow", "--runs", "20"]
+    run(tmp_path, *flags, "--optimizers", "gd")
+    assert "have no gradient at their start" in capsys.readouterr().out
+
+
+def test_a_tiny_margin_in_large_units_has_a_certificate(tmp_path):
+    """A time in milliseconds since 1970 beside a signal: w = (0, 1) separates with margins of 0.1."""
+    (tmp_path / "millis.csv").write_text("time,signal,y\n1.7e12,0.1,1\n1.70000006e12,-0.1,-1\n")
+    flags = ["--data", str(tmp_path / "millis.csv"), "--epsilons", "1e-5,1e-3", "--optimizers", "gd"]
+    status, content, _ = crossover(tmp_path, *flags)
+    linf, l2 = content["predictions"]["linf"], content["predictions"]["l2"]
+    assert status == 0 and l2["kkt_residual"] < 1e-9
+    np.testing.assert_allclose([linf["margin"], l2["margin"]], 0.1, rtol=1e-9)
+    np.testing.assert_allclose([linf["direction"], l2["direction"]], [[0, 1], [0, 1]], atol=1e-12)
