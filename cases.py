@@ -232,7 +232,6 @@ class Qian:
         angle, y = np.pi / np.array([8, 20]), np.array([1.0, -1.0])
         problem = Problem(Linear(2), y[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1), y)
         state, _ = descend(problem, self.conditioner, np.zeros((1, 2)), self.lr, self.steps)
-        state = state._replace(log_t=np.full(1, np.log(self.steps)))
         flow = Flow(problem, self.conditioner, self.lr, c=0.02)
         for state in trajectory(flow, state, lambda state: state.log_loss <= END):  # noqa: B007
             pass

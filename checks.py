@@ -112,3 +112,13 @@ def check_conditioner(conditioner):
         if not (near & (low <= ratio) & (ratio <= high)).all():
             how = f"{sudden.ravel()[0]:.3g} in a step, at the rate {slow.ravel()[0]:.3g} in time"
             raise ValueError(f"{about}.relax must agree with add to first order; {kind} changes S by {how}")
+    with np.errstate(divide="ignore"):
+        log_dt = conditioner.longest(S, 5.0, g2, np.log(g2), 0.1).min(-1)
+    then = conditioner.inverse_square(
+        conditioner.relax(S, g2, np.log(g2), log_dt[:, None]), 5 + np.exp(log_dt)
+    )
+    if (log_dt < 700).all() and not (np.abs(then / before - 1) < 0.13).all():  # Adam's is of first order only
+        raise ValueError(
+            f"{about}.longest must give a time in which h^-2 changes by no more than it may; "
+            "longest = Conditioner.longest finds it by bisection"
+        )

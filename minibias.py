@@ -1,8 +1,8 @@
 """The theory: margins, losses of any size, the max-margin problem, its certificate and its prediction.
 
-The theorem (Wang, Meng, Chen and Liu, ICML 2021): once training classifies all data, the direction of w
-tends to that of a KKT point of min ||h_∞^-1/2 ⊙ w||² subject to q_i(w) >= 1, with the margins q_i = y_i
-Φ(w, x_i).
+The theorem (Wang, Meng, Chen and Liu, ICML 2021): once training classifies all data, every limit point of the
+direction of w is that of a KKT point of min ||h_∞^-1/2 ⊙ w||² subject to q_i(w) >= 1. The margins are
+q_i = y_i Φ(w, x_i).
 """
 
 from contextlib import suppress
@@ -18,14 +18,12 @@ from solvers import NotSeparable, largest_linf_margin, least_norm, nearest_point
 
 
 class Problem:
-    """A model, the data and a loss: L(w) = Σ_i ℓ(q_i(w)) with the margins q_i = y_i Φ(w, x_i), for all runs
-    at once.
+    """A model, the data and a loss: L(w) = Σ_i ℓ(q_i(w)), with the margins q_i = y_i Φ(w, x_i).
 
     model    from models.py, or any object with `size`, `degree` and a call Φ(w, x)
     x, y     (N, d) and (N,); y is ±1 or, for a model with K >= 3 outputs, 0..K-1
     loss     "exp", ℓ(q) = e^-q, or "log", ℓ(q) = log(1 + e^-q) (slide "Problem Setups"; a sum, not a mean)
-    outputs  1 or K for data that are known to be good, such as a part of others; None checks them and finds
-             out
+    outputs  1 or K for data that are known to be good, such as a part of others; None checks and finds out
 
     With K classes the margins are the N (K-1) pairs Φ_{y_i} - Φ_j, j != y_i (slide "Extensions"). Then
     "log" is the cross-entropy, the logistic loss of -log Σ_j e^-(Φ_{y_i} - Φ_j), and "exp" is Σ_ij
@@ -45,9 +43,7 @@ class Problem:
             self.sides = np.stack([np.eye(K)[k] - np.roll(np.eye(K), -k - 1, 0)[:-1] for k in range(K)])
 
     def margins(self, w):
-        """q (..., N), or (..., N (K-1)) for K classes, at w (..., p); homogeneous in w, of the model's
-        degree.
-        """
+        """q (..., N), or (..., N (K-1)) for K classes, at w (..., p)."""
         return self.pairs(self.model(as_parameters(self.model, w), self.x))
 
     def pairs(self, phi):
@@ -66,11 +62,10 @@ class Problem:
         return np.matmul(weights, self.sides[self.y.astype(int)]).reshape(*weights.shape[:-3], N, others + 1)
 
     def weights(self, q):
-        """log L (...), e (..., N) and total (..., 1) with ∂ log L / ∂q = -e / total: finite for any finite
-        q.
+        """log L (...), e (as q) and total (..., 1) with ∂ log L / ∂q = -e / total: finite for finite q.
 
-        e / total are the proof's multipliers: positive, and their Σ_i p_i ∂q_i is -u. The division is left
-        to the caller, who has p parameters to divide and not N weights.
+        The weights e / total > 0 are the proof's multipliers: Σ_i e_i / total ∂q_i = -u. A caller divides
+        after the backward pass, since there are fewer parameters than samples.
         """
         return self.loss(q, max(1, self.outputs - 1))
 
@@ -82,9 +77,7 @@ class Problem:
         return log_loss, backward(self.pairs_transpose(e)) / -total
 
     def jacobian(self, w):
-        """∂q_i(w): (..., N, p). The backward pass is linear in what it is given: its derivative is ∂q, by
-        columns.
-        """
+        """∂q_i(w), (..., N, p): the derivative of the backward pass, a parameter a time."""
         backward, q = make_vjp(self.margins, as_parameters(self.model, w))
         forward, u = make_vjp(backward, np.zeros(q.shape))
         return np.stack([forward(np.broadcast_to(row, u.shape)) for row in np.eye(u.shape[-1])], axis=-1)
@@ -104,14 +97,14 @@ def normalised_margin(problem, w):
 def certificate(problem, w, h, kinks=True):
     """The KKT residual r (runs,) of min ||h^-1/2 ⊙ w||² s.t. q_i(w) >= 1 at w (runs, p), 0 at KKT points.
 
-    With w scaled to q_min = 1 and s = ||h^-1/2 w||, r² is the least value over λ >= 0 of ||h^-1/2 w - Σ λ_i
-    h^1/2 ∂q_i||² / s² + (Σ λ_i (q_i - 1) / s²)², stationarity and complementarity in one non-negative
-    least-squares problem. The scale of w does not matter. NaN where w does not separate the data.
+    With w scaled to q_min = 1 and s = ||h^-1/2 w||, r² is the least value over λ >= 0 of
+    ||h^-1/2 w - Σ λ_i h^1/2 ∂q_i||² / s² + (Σ λ_i (q_i - 1) / s²)²: stationarity and complementarity in one
+    non-negative least-squares problem. The scale of w does not matter. NaN where w does not separate.
 
     At a kink ∂q_i stands for the gradients of all smooth pieces of q_i and what lies between them. With one
     hidden layer that is Clarke's subdifferential. With more it is a conservative field (Bolte and Pauwels,
-    2021), which may be larger. A sample of more than 2^10 pieces gives NaN, and so does a
-    problem that rounding leaves without an answer. kinks=False takes backpropagation's one gradient instead.
+    2021), which may be larger. A sample of more than 2^10 pieces gives NaN (`crowded`), and so does a problem
+    that rounding leaves without an answer. kinks=False takes backpropagation's one gradient instead.
     """
     w, h = as_runs(problem.model, w, h)
     r, root = np.full(len(w), np.nan), np.sqrt(h)
@@ -120,10 +113,10 @@ def certificate(problem, w, h, kinks=True):
     functions = smooth(problem, w) if kinks else Margins(problem, w)
     v, G, slack = w / root[good], functions.gradients(w) * root[good, None], functions.values(w) - 1
     for k in np.flatnonzero(~functions.crowded):
-        s, real = norm(v[k]), functions.real[k]
+        s, real = norm(v[k]), functions.real[k]  # the rows that are no filling
         A, b = np.vstack([G[k, real].T / s, slack[k, real] / s**2]), np.append(v[k] / s, 0)
         guess = np.flatnonzero(slack[k, real] < 1e-9)
-        # the residual b - A λ is the point nearest to b with A^T r <= 0; a difference would lose its digits
+        # b - A λ is the point nearest to b with A^T (b - A λ) <= 0; subtracting would lose its digits
         with suppress(ValueError):
             r[good[k]] = norm(nearest_point(b, -A.T, np.zeros(A.shape[1]), guess)[0])
     return r

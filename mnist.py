@@ -164,8 +164,7 @@ def train_run(task, saved, seconds):
         state = restored(task["start"])
         log_loss, u = problem.gradient(state.w)  # in the higher precision
         fresh = np.isfinite(log_loss) & np.isfinite(u).all(-1)
-        clock = np.log([state.steps])
-        state = state._replace(log_loss=log_loss, u=u, log_t=clock, steps=0, alive=fresh, overflow=~fresh)
+        state = state._replace(log_loss=log_loss, u=u, steps=0, alive=fresh, overflow=~fresh)
         record()
     else:
         state = start(problem, conditioner, problem.model.init(np.random.default_rng([task["seed"], 1]), 1))

@@ -1,8 +1,8 @@
 """Homogeneous models Φ(w, x): scaling w by α > 0 scales the output by α^D, and D is the model's `degree`.
 
 A model takes all its parameters as one flat vector and cuts it into layers itself, so that nothing outside
-this file ever sees a layer. It moves many runs at once: w is (..., p) with any leading axes of runs, x is (N,
-d), and the output is (..., N), or (..., N, K) for K > 1 classes.
+this file ever sees a layer. It moves many runs at once: w is (..., p) with any leading axes of runs, x is
+(N, d), and the output is (..., N), or (..., N, K) for K > 1 classes.
 """
 
 import math
@@ -12,18 +12,17 @@ from autograd.extend import defvjp, notrace_primitive, primitive
 
 
 class MLP:
-    """Φ(w, x) = W_D σ(W_{D-1} ... σ(W_1 x)), a network without biases; its degree D is the number of its
-    layers.
+    """Φ(w, x) = W_D σ(W_{D-1} ... σ(W_1 x)), a network of D layers without biases: homogeneous of degree D.
 
     sizes    (d, width, ..., outputs), D + 1 integers. (d, outputs) is the linear model. (d, 1, 1) is the
              single neuron v σ(w . x), whose flat parameters are (w_1, ..., w_d, v).
     slope    the slope below 0, in [0, 1], of the leaky ReLU σ(z) = max(z, slope z)
     clarke   σ'(0), any number of Clarke's subdifferential [slope, 1] of σ at 0; None takes the slope
 
-    `size` is p, the number of parameters. W_1 comes first in w, and each W is (out, in) in C order. For D <=
-    2 backpropagation's derivative lies in Clarke's subdifferential of Φ at one sample. In deeper networks it
-    is a product of elements of σ's, which need not. Raises ValueError for sizes below 1, a slope or a Clarke
-    choice out of range.
+    `size` is p, the number of parameters. W_1 comes first in w, and each W is (out, in) in C order.
+    Up to two layers, backpropagation's derivative lies in Clarke's subdifferential of Φ(., x_i) for each
+    sample. In deeper networks it is a product of elements of σ's, which need not.
+    Raises ValueError for sizes below 1, a slope or a Clarke choice out of range.
     """
 
     def __init__(self, sizes, slope=0.5, clarke=None):
@@ -48,41 +47,39 @@ class MLP:
 
         With `slopes` (..., units, N), σ' of all hidden units is held at these: that is a smooth piece of Φ.
         """
-        a, first = x.swapaxes(-1, -2), 0
+        a, unit = x.swapaxes(-1, -2), 0
         for start, shape in self.layers[:-1]:
             z = layer(w, a, start, shape)
-            a = (self.slopes(z) if slopes is None else slopes[..., first : first + shape[0], :]) * z
-            first += shape[0]
+            a = (self.slopes(z) if slopes is None else slopes[..., unit : unit + shape[0], :]) * z
+            unit += shape[0]
         phi = layer(w, a, *self.layers[-1])
         return phi.swapaxes(-1, -2) if self.sizes[-1] > 1 else phi.reshape(*phi.shape[:-2], phi.shape[-1])
 
     def units(self, w, x, c):
-        """What names the smooth pieces of <c_i, Φ(w, x_i)>, for x (N, d) and c (N, outputs).
+        """How each hidden unit stands to its kink at each sample x (N, d), and how much it matters there.
 
-        That is, for every hidden unit at every sample, (..., units, N) each: σ'; the cosine of its weights
-        and its input, 0 at its kink; and its pull, the derivative of <c_i, Φ> in its output times the lengths
-        of its weights and its input. At a kink <c_i, Φ> is the smaller of the two pieces if the pull is
-        negative, else the larger.
+        Three arrays (..., units, N): σ'(z); the cosine of the unit's weights and its input, which is 0 at the
+        kink; and the pull, the derivative of <c_i, Φ(w, x_i)> in the unit's output, times the lengths of its
+        weights and its input. c is (N, outputs). At a kink <c_i, Φ> is one of two smooth pieces, the smaller
+        if the pull is negative and else the larger.
         """
-        a, z, sizes, slopes = x.T, [], [], []
+        a, z, lengths, slopes = x.T, [], [], []
         for start, shape in self.layers[:-1]:
             z.append(layer(w, a, start, shape))
             squares = (cut(w, start, shape) ** 2).sum(-1)
-            sizes.append(np.sqrt(squares[..., None] * (a * a).sum(-2)[..., None, :]))
+            lengths.append(np.sqrt(squares[..., None] * (a * a).sum(-2)[..., None, :]))
             slopes.append(self.slopes(z[-1]))
             a = slopes[-1] * z[-1]
         pulls, g = [], c.T
-        for later, size, slope in zip(self.layers[:0:-1], sizes[::-1], slopes[::-1]):
+        for later, length, slope in zip(self.layers[:0:-1], lengths[::-1], slopes[::-1]):
             g = layer_transpose(w, g, *later)
-            pulls.insert(0, g * size)
+            pulls.insert(0, g * length)
             g = slope * g
-        cosines = [a / np.where(size > 0, size, 1) for a, size in zip(z, sizes)]
+        cosines = [a / np.where(length > 0, length, 1) for a, length in zip(z, lengths)]
         return [np.concatenate(parts, -2) for parts in (slopes, cosines, pulls)]
 
     def slopes(self, z):
-        """σ'(z): 1 above 0, `slope` below, and `clarke` at 0. It is constant on each side, and σ(z) = σ'(z)
-        z.
-        """
+        """σ'(z): 1 above 0, `slope` below, and `clarke` at 0, the Clarke choice. σ(z) is σ'(z) z."""
         return slopes(z, self.slope, self.clarke)
 
 

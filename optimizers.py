@@ -15,8 +15,7 @@ from minibias import Problem, norm
 
 
 class Conditioner:
-    """What an optimizer makes of squared gradients: a sum S, and from it h, the factor of each coordinate's
-    step.
+    """What an optimizer makes of squared gradients: a sum S, and from it h, the factor of each coordinate.
 
     S (runs, p) is the slide's sum (discrete form) or integral (continuous form). A subclass says how S grows,
     by `add` and `relax`, and what h is, by `inverse_square`. Times are in steps, and g2 = ∂L² (runs, p).
@@ -58,14 +57,16 @@ class Conditioner:
         return self.inverse_square(np.zeros_like(g2), 0.0)
 
     def longest(self, S, t, g2, log_g2, fraction):
-        """log of the longest dt that changes h^-2 by at most `fraction` of itself, per coordinate, by
-        bisection.
+        """log of the longest dt in which no h_j^-2 changes by more than `fraction` of itself: by bisection.
+
+        (runs, 1) here, or (runs, p) where a closed form gives it coordinate by coordinate.
         """
-        now, low, high = self.inverse_square(S, t), np.full_like(S, -700.0), np.full_like(S, 700.0)
+        now, low, high = self.inverse_square(S, t), np.full((len(S), 1), -700.0), np.full((len(S), 1), 700.0)
         for _ in range(40):
             middle = (low + high) / 2
             then = self.inverse_square(self.relax(S, g2, log_g2, middle), t + np.exp(middle))
-            low, high = np.where(abs(then / now - 1) > fraction, (low, middle), (middle, high))
+            far = (abs(then / now - 1) > fraction).any(-1, keepdims=True)
+            low, high = np.where(far, (low, middle), (middle, high))
         return low
 
 
@@ -88,9 +89,7 @@ class GD(Conditioner):
 
 
 class AdaGrad(Conditioner):
-    """AdaGrad: S_t = S_{t-1} + g_t², h = 1 / sqrt(ε + S) (slide "Adaptive Optimizers"). h_∞ depends on the
-    path.
-    """
+    """AdaGrad: S_t = S_{t-1} + g_t², h = 1 / sqrt(ε + S), whose limit depends on the path."""
 
     def add(self, S, g2):
         return S + g2
@@ -120,9 +119,8 @@ class RMSProp(Conditioner):
 
     def relax(self, S, g2, log_g2, log_dt):
         x = (self.b - 1) * np.exp(log_dt)
-        return (
-            np.exp(x) * S - np.expm1(x) * g2
-        )  # expm1: 1 - e^x would be 0 where g2 is huge and dt therefore tiny
+        # expm1, since 1 - e^x would be 0 where g2 is huge and dt therefore tiny
+        return np.exp(x) * S - np.expm1(x) * g2
 
     def inverse_square(self, S, t):
         return self.eps + S
@@ -168,10 +166,8 @@ class State(NamedTuple):
     steps: int  # made so far
     log_t: np.ndarray  # (runs,) log of the time in steps, since the flow's steps grow like 1 / L
     alive: np.ndarray  # (runs,) whether the run still moves
-    overflow: (
-        np.ndarray
-    )  # (runs,) whether it stopped because its next step would have left the finite numbers
-    memory: np.ndarray  # (runs, any) what a step has to remember beside that; none for the two below
+    overflow: np.ndarray  # (runs,) whether it stopped where its next step would not have been finite
+    memory: np.ndarray  # (runs, any) what else a step has to remember; nothing for the two below
 
 
 def start(problem, conditioner, w):
@@ -189,9 +185,7 @@ def start(problem, conditioner, w):
 
 
 def move(problem, state, w, **new):
-    """The state after a step to w, with `new` arrays; a run that would leave the finite numbers stays for
-    ever.
-    """
+    """The state after a step to w, with `new` arrays. A run that would not be finite stays for ever."""
     new["log_loss"], new["u"] = problem.gradient(w)
     new |= {"w": w, "steps": state.steps + 1}
     if state.alive.all() and np.isfinite((new["u"] + new["S"]).sum()):
@@ -229,7 +223,8 @@ class Discrete:
             g = np.exp(state.log_loss)[:, None] * state.u
             S = self.conditioner.add(state.S, g * g)
             h = 1 / np.sqrt(self.conditioner.inverse_square(S, t))
-            return move(self.problem, state, state.w - self.lr * h * g, S=S, h=h)
+            log_t = np.full(len(h), np.log(t))
+            return move(self.problem, state, state.w - self.lr * h * g, S=S, h=h, log_t=log_t)
 
 
 @dataclass(frozen=True)
@@ -251,16 +246,18 @@ class Flow:
         with np.errstate(all="ignore"):
             # where w, h and log L are heading: dw/dt = -lr L velocity, and L lr for the clock
             velocity, t = state.h * state.u, np.exp(state.log_t)[:, None]
-            pull = (velocity * state.u).sum(-1)
-            state = state._replace(alive=state.alive & (pull > 0))  # a run without gradient has nowhere to go
+            slope = (velocity * state.u).sum(-1)
+            state = state._replace(
+                alive=state.alive & (slope > 0)
+            )  # a run without gradient has nowhere to go
             log_rate = np.log(self.lr) + state.log_loss
             log_g2 = 2 * (state.log_loss[:, None] + np.log(np.abs(state.u)))
             g2 = np.exp(log_g2)
             # how long each of the three bounds lets the step be
             reach = self.c * np.maximum(1, norm(state.w))
-            fall = np.minimum(self.c / pull, reach / norm(velocity))
+            way = np.minimum(self.c / slope, reach / norm(velocity))
             longest = self.conditioner.longest(state.S, t, g2, log_g2, min(4 * self.c, 0.5)).min(-1)
-            log_dt = np.minimum(np.log(fall) - log_rate, longest)
+            log_dt = np.minimum(np.log(way) - log_rate, longest)
             # the conditioner goes along, exactly for a constant gradient
             log_t = np.logaddexp(state.log_t, log_dt)
             S = self.conditioner.relax(state.S, g2, log_g2, log_dt[:, None])

@@ -117,6 +117,10 @@ WRONG_CONDITIONERS = {
     "dt for its log": (broken(AdaGrad, relax=lambda self, S, g2, log_g2, dt: S + dt * g2), "agree with add"),
     "no growth": (broken(AdaGrad, relax=lambda self, S, g2, log_g2, log_dt: S), "agree with add"),
     "another sum": (broken(AdaGrad, add=RMSProp.add), "agree with add"),
+    "steps of one coordinate": (
+        broken(AdaGrad, inverse_square=lambda self, S, t: self.eps + S.sum(-1, keepdims=True) + 0 * S),
+        "longest = Conditioner.longest finds it by bisection",
+    ),
     "no forgetting": (
         broken(RMSProp, relax=lambda self, S, g2, l, d: S + (1 - self.b) * np.exp(l + d)),
         "agree",

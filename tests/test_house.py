@@ -10,7 +10,7 @@ import pytest
 
 import experiments
 import figures
-from optimizers import CONDITIONERS, AdaGrad
+from optimizers import CONDITIONERS, AdaGrad, Conditioner
 
 ROOT = pathlib.Path(__file__).parents[1]
 ROOMS = {path.stem: ast.parse(path.read_text()) for path in ROOT.glob("*.py")}
@@ -97,6 +97,8 @@ def test_support_vectors_are_the_samples_of_least_margin(model):
 
 class Norm(AdaGrad):
     """AdaGrad with one sum for all coordinates (Ward, Wu and Bottou 2019)."""
+
+    longest = Conditioner.longest
 
     def inverse_square(self, S, t):
         return self.eps + S.sum(-1, keepdims=True) + 0 * S
