@@ -4,6 +4,7 @@ Both are measured once, in a worker, and then remember: what several statements 
 property.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -243,6 +244,19 @@ class Qian:
     def degrees(self):
         """The angles of the directions."""
         return [np.degrees(np.arctan2(v[1], v[0])) for v in self.directions]
+
+
+def row(id, slide, statement, measured, relation, bound, kind="theorem"):
+    """A row of the table, as in the result files. What is not finite is None and does not hold.
+
+    statement   what is measured, in words
+    kind        "theorem", which must hold, or "observation", which the slides make in experiments
+    """
+    finite = math.isfinite(measured)
+    holds = finite and bool(measured <= bound if relation == "<=" else measured >= bound)
+    named = {"id": id, "slide": slide, "statement": statement, "kind": kind}
+    value = float(measured) if finite else None
+    return named | {"measured": value, "relation": relation, "bound": bound, "holds": holds}
 
 
 def rate(values):

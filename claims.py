@@ -1,31 +1,18 @@
-"""The slides' statements, each beside what it measures.
+"""The slides' statements as a table of claims.
 
-A statement is a generator. Its docstring is the slide's claim in a line. It yields rows of a table, each
-with a bound, whose reason stands in a comment above it. What several statements share is measured in
-`cases.py`.
+The statements stand in `theorems.py` and `discussions.py`, each beside what it measures.
 
 To add a statement, write its generator and name it in STATEMENTS. What it asserts of every conditioner must
 hold for one that somebody adds to CONDITIONERS. What it asserts of some alone asks for their names.
 """
 
-import math
-from itertools import pairwise
-
-import numpy as np
-from autograd.core import make_vjp
-
-import minibias
-from cases import LEVELS, Case, Qian, rate
-from datasets import default_data, exclusive_or, three_classes
-from limits import Project, begin
+import discussions
+import theorems
+from cases import Case, Qian
 from losses import LOSSES
-from minibias import certificate, norm, predict, unit
-from models import MLP, Linear
-from optimizers import CONDITIONERS, Flow, follow
+from optimizers import CONDITIONERS
 from runs import silent, spread
 
-PROOF, THEOREM, DISCUSSIONS, EXTENSIONS = "Proof Sketch", "Main Theorem", "Discussions", "Extensions"
-LYU, QIAN = "Related Work: Lyu and Li (2019)", "Related Work: Qian and Qian (2019)"
 QIAN_RATES, QIAN_STEPS = (0.5, 0.1), 100_000  # Qian and Qian's learning rates; they went on to 1e8 steps
 
 
@@ -73,361 +60,30 @@ def made(about, *subject):
     return [row for statement in STATEMENTS[about] for row in statement(*subject)]
 
 
-def row(id, slide, statement, measured, relation, bound, kind="theorem"):
-    """A row of the table, as in the result files. What is not finite is None and does not hold.
-
-    statement   what is measured, in words
-    kind        "theorem", which must hold, or "observation", which the slides make in experiments
-    """
-    finite = math.isfinite(measured)
-    holds = finite and bool(measured <= bound if relation == "<=" else measured >= bound)
-    named = {"id": id, "slide": slide, "statement": statement, "kind": kind}
-    value = float(measured) if finite else None
-    return named | {"measured": value, "relation": relation, "bound": bound, "holds": holds}
-
-
-def models_are_homogeneous(seed):
-    """Slide "Assumptions": the neural network is homogeneous with respect to its parameters."""
-    rng, defects = np.random.default_rng([seed, 0]), []
-    for sizes in ((2, 1), (2, 1, 1), (3, 4, 1), (2, 5, 4, 1), (2, 4, 3)):
-        for slope, clarke in ((0.5, 0.5), (0.5, 0.8), (0.5, 1), (0, 0), (0, 1)):
-            model = MLP(sizes, slope, clarke)
-            w, x = (  # half of them multiples of 1/2, so that units are at kinks
-                np.concatenate([rng.normal(size=(5, d)), rng.integers(-1, 2, (5, d)) / 2])
-                for d in (model.size, sizes[0])
-            )
-            backward, phi = make_vjp(lambda w: model(w, x), w)
-            weights = rng.normal(size=phi.shape)
-            outputs = (weights * phi).reshape(len(w), -1).sum(-1)
-            euler = (w * backward(weights)).sum(-1) - model.degree * outputs
-            scaled = model(3 * w, x) / 3**model.degree - phi
-            defects.append([np.abs(a).max() / np.abs(phi).max() for a in (scaled, euler)])
-    scaled, euler = np.max(defects, axis=0)
-    # 1e-12: four layers of sums of a few products, each rounded to 1e-16
-    yield row("homogeneity", "Assumptions", "Φ(αw, x) = α^D Φ(w, x), relative defect", scaled, "<=", 1e-12)
-    text = "<w, ∂Φ> = D Φ for every Clarke choice, relative defect"
-    yield row("euler", "Assumptions", text, euler, "<=", 1e-12)
-
-
-def loss_tends_to_zero(case):
-    """Slide "Proof Sketch": the loss converges to zero."""
-    # the flow is followed to there: a run that stalls stays above
-    text = "largest log L that the flow reaches"
-    yield row(f"loss_to_zero.flow.{case}", PROOF, text, case.flow.log_loss.max(), "<=", -50.0)
-    # L ~ 1/t or faster would give -log 2 over a doubling of t; half of it leaves room for logarithms
-    fall = case.snapshots[10_000].log_loss - case.snapshots[5000].log_loss
-    text = "change of log L from step 5,000 to 10,000, largest"
-    yield row(f"loss_to_zero.discrete.{case}", THEOREM, text, fall.max(), "<=", -0.35)
-
-
-def h_of_adagrad_converges(case):
-    """Slide "Proof Sketch": for AdaGrad h_∞ exists and is non-zero."""
-    if case.optimizer != "adagrad":
-        return
-    # what is left of ∫ g² after log L = -25 is of the order e^-25 = 1e-11
-    text = "relative change of h from log L = -25 to -50, largest"
-    yield row(f"h_exists.flow.{case}", PROOF, text, case.settled.max(), "<=", 1e-8)
-    # S would have to reach 1e12, as it does in the end if h tends to 0
-    text = "smallest component of h_∞"
-    yield row(f"h_positive.flow.{case}", PROOF, text, case.flow.h.min(), ">=", 1e-6)
-    # g_t² ~ 1/t² makes the ratio 1/2, a divergent sum of 1/t would make it 1: three quarters is between
-    early, now, late = (case.snapshots[t].h ** -2 for t in (2500, 5000, 10_000))
-    with np.errstate(invalid="ignore"):  # 0/0 if h does not move
-        growth = np.median((late - now) / (now - early))
-    text = "(S_2T - S_T) / (S_T - S_T/2) at T = 5,000, median"
-    yield row(f"h_exists.discrete.{case}", PROOF, text, growth, "<=", 0.75)
-
-
-def adagrad_does_not_maximise_the_margin(case):
-    """Slide "Discussions": RMSProp, Adam and GD share their margin, while AdaGrad has worse performance."""
-    if case.optimizer == "adagrad":
-        w = case.end
-        # far from the 1e-6 that the others' limits keep
-        residual = np.median(certificate(case.problem, w, np.ones_like(w)))
-        text = "the limit's KKT residual for the unweighted problem, median"
-        yield row(f"not_l2.{case}", DISCUSSIONS, text, residual, ">=", 0.1)
-
-
-def h_becomes_isotropic(case):
-    """Slide "Proof Sketch": for RMSProp and Adam h_∞ is 1/√ε in every component."""
-    if case.optimizer not in ("rmsprop", "adam"):
-        return
-    gap = lambda state: np.abs(state.h * np.sqrt(case.conditioner.eps) - 1).max(-1)  # noqa: E731
-    # S has relaxed to g² ~ e^-100 by then: what is left is rounding
-    text = "|h sqrt(ε) - 1| at log L = -50, largest"
-    yield row(f"h_isotropic.flow.{case}", PROOF, text, gap(case.flow).max(), "<=", 1e-8)
-    # S ~ g² ~ t^-2, with logarithms that make the local slope somewhat shallower
-    slopes = np.diff(np.log2([gap(case.snapshots[t]) for t in (2000, 4000, 8000, 16_000)]), axis=0)
-    text = "local slope of |h sqrt(ε) - 1| in t from step 2,000, largest"
-    yield row(f"h_isotropic.discrete.{case}", PROOF, text, slopes.max(), "<=", -1.9)
-
-
-def squared_gradients_are_integrable(case):
-    """Slide "Proof Sketch": the key observation is that ∫ ||∂L(w(t))||² dt from 0 to ∞ is finite."""
-    log_t, log_loss, u = case.path.log_t, case.path.log_loss[:-1], case.path.u[:-1]
-    with np.errstate(all="ignore"):  # a run that has stopped takes steps of length 0
-        log_dt = log_t[1:] + np.log(-np.expm1(log_t[:-1] - log_t[1:]))
-    square = np.exp(log_dt + 2 * log_loss) * (u * u).sum(-1)
-    share = (case.late * square).sum(0) / square.sum(0)
-    # after log L = -25 the integrand has lost e^-25 of itself or more
-    text = "share of ∫ ||∂L||² dt after log L = -25, largest"
-    yield row(f"square_integrable.{case}", PROOF, text, share.max(), "<=", 1e-8)
-
-
-def v_obeys_an_adaptive_gradient_flow(case):
-    """Slide "Proof Sketch": v(t) = h_∞^-1/2 ⊙ w(t) obeys dv/dt = -β ⊙ ∂L̃(v), with β = h / h_∞."""
-    problem, root, tiny = case.problem, np.sqrt(case.flow.h), 1e-6
-    # both sides at log L = -2 and over L: the left one from a tiny step of the flow
-    now, *_ = follow(problem, case.conditioner, case.w0, (-2.0,))
-    then = Flow(problem, case.conditioner, c=tiny)(now._replace(alive=~now.overflow))
-    L_dt = np.exp(now.log_loss + now.log_t) * np.expm1(then.log_t - now.log_t)
-    left, v = (then.w - now.w) / root / L_dt[:, None], now.w / root
-    # and the right one by central differences of log L̃, where L̃(v) = L(h_∞^1/2 ⊙ v)
-    log_loss = lambda v: problem.gradient(root * v)[0]  # noqa: E731
-    change = [log_loss(v + tiny * e) - log_loss(v - tiny * e) for e in np.eye(problem.model.size)]
-    right = -now.h / case.flow.h * np.stack(change, -1) / (2 * tiny)
-    # differences and a step of the flow of 1e-6 are good to about 1e-9
-    text = "dv/dt = -β ⊙ ∂L̃(v), relative defect of a step of the flow against differences"
-    yield row(f"agf.{case}", PROOF, text, (norm(right - left) / norm(right)).max(), "<=", 1e-6)
-
-
-def beta_tends_to_one(case):
-    """Slide "Proof Sketch": β tends to 1, and d log β / dt is Lebesgue integrable."""
-    # what is left to change is of the order e^-25 = 1e-11
-    text = "|β - 1| at log L = -25, largest"
-    yield row(f"beta_to_one.{case}", PROOF, text, case.settled.max(), "<=", 1e-8)
-    # the same e^-25; a variation that diverged would go on at its pace
-    change = case.late * np.abs(np.diff(np.log(case.path.h), axis=0)).max(-1)
-    text = "total variation of log β after log L = -25, largest"
-    yield row(f"beta_variation.{case}", PROOF, text, change.sum(0).max(), "<=", 1e-8)
-
-
-def surrogate_margin_is_bounded_below(case):
-    """Slide "Proof Sketch": the surrogate margin ℓ^-1(L) / ||β^-1/2 ⊙ v||^D is lower bounded."""
-    begun = case.problem.loss.inverse(case.path.log_loss) >= 1
-    margin = np.where(begun, case.surrogate, np.nan)
-    share = np.fmin.reduce(margin) / margin[begun.argmax(0), np.arange(case.runs)]
-    # the proof lets it shrink as the components of h shrink; 2 % are for Euler's steps of 0.1 in log L
-    shrinking = begun[:-1] * np.maximum(-np.diff(np.log(case.path.h), axis=0), 0).max(-1)
-    floor = np.exp(-case.problem.model.degree / 2 * shrinking.sum(0))
-    text = "smallest surrogate margin over its first value, over the proof's bound, smallest"
-    yield row(f"surrogate.{case}", PROOF, text, (share / floor).min(), ">=", 0.98)
-
-
-def kkt_defects_tend_to_zero(case):
-    """Slide "Proof Sketch": v(t_i) satisfies the (ε_i, δ_i) approximate KKT condition, ε_i -> 0, δ_i -> 0."""
-    (epsilons, deltas), text = case.defects, "slope of ε_i in log 1/L from 1e3 to 1e8, largest"
-    # one support vector gives -1/2, two give -1; 0.1 and 0.2 for the fit over five decades
-    yield row(f"epsilon_falls.{case}", PROOF, text, rate(epsilons).max(), "<=", -0.4)
-    yield row(f"epsilon_rate.{case}", PROOF, "the same, smallest", rate(epsilons).min(), ">=", -1.2)
-    # δ is at most log(N) / log(1/L) up to a constant
-    text = "δ_i at log 1/L = 1e8, largest"
-    yield row(f"delta_falls.{case}", PROOF, text, deltas[LEVELS == 1e8].max(), "<=", 1e-6)
-
-
-def limit_is_a_kkt_point(case):
-    """Slide "Main Theorem": any limit point of the parameter direction w / ||w|| is a KKT point."""
-    residual = case.residual(case.problem, case.end, case.flow.h)
-    # the margin flow ends at rounding; 1e-6 is what a limit of any model is held to
-    text = f"the limit's KKT residual for the {case.weighting} problem, largest"
-    yield row(f"kkt.{case}", LYU if case.optimizer == "gd" else THEOREM, text, residual.max(), "<=", 1e-6)
-    text = "distance of the limit's direction to the predicted one, largest"
-    error = norm(unit(case.end) - unit(case.prediction))
-    yield row(f"predicted.{case}", THEOREM, text, error.max(), "<=", 1e-6)
-    # -1/2 where no active constraint moves some direction, -1 elsewhere; 0.1 for the fit
-    errors = norm(unit(case.limit[0]) - unit(case.prediction))
-    text = "slope of the direction error in log 1/L from 1e3 to 1e8, largest"
-    yield row(f"error_rate.{case}", THEOREM, text, rate(errors).max(), "<=", -0.4)
-    # the same slope leaves 3e-7 at 1e13
-    text = "distance between the margin flow's end and the flow on the loss at log 1/L = 1e13, largest"
-    distance = norm(unit(case.end) - unit(case.limit[0][-1]))
-    yield row(f"two_flows.{case}", THEOREM, text, distance.max(), "<=", 1e-6)
-    # it is a fixed direction of the projection, but for the accuracy of one
-    after = Project(case.problem, case.flow.h)(begin(case.problem, case.end))
-    text = "how far a projection step turns the limit's direction, largest"
-    turned = norm(unit(after.w) - unit(case.end))
-    yield row(f"projection.{case}", THEOREM, text, turned.max(), "<=", 1e-10)
-
-
-def networks_tend_to_kkt_points(case):
-    """Slide "Main Theorem": the same for any network, with Clarke's subdifferential at kinks."""
-    eight = case.followed(MLP((2, 8, 1)), default_data(case.seed), 10)
-    # a limit that was not reached counts as infinitely far, and two of ten may be
-    residual, said = eighth(eight.residual)
-    text = f"eight neurons: the limit's KKT residual, eighth smallest of ten runs ({said})"
-    yield row(f"network.{case}", THEOREM, text, residual, "<=", 1e-6)
-    four = case.followed(MLP((2, 4, 1)), exclusive_or(), 10, starts=40)
-    residual, said = eighth(four.residual)
-    text = f"exclusive or, four neurons: the same ({said}; {np.count_nonzero(four.kinks)} of them on kinks)"
-    yield row(f"kinks.{case}", THEOREM, text, residual, "<=", 1e-6)
-    # one gradient of many says little at a kink: this is far from what any limit is held to
-    text = "the same limits with one gradient per sample, median"
-    yield row(f"kinks.needed.{case}", THEOREM, text, np.median(four.one_gradient), ">=", 0.05)
-    if case.optimizer == "adagrad":
-        # float64 ends at e^-745: the loss itself could not be followed to there
-        text = (
-            "eight neurons: log10 of log 1/L from which on the direction is within 1e-3 of its limit, median"
-        )
-        far = np.median(eight.settles_at)
-        yield row(f"slow.{case}", THEOREM, text, far, ">=", 20, "observation")
-
-
-def eighth(residuals):
-    """The eighth smallest residual, NaN counting as infinite, and words on all of them."""
-    reached = residuals[residuals <= 1e-6]
-    said = f"{len(reached)} of {len(residuals)} reached, to {reached.max(initial=0):.0e} at most"
-    return np.sort(np.append(np.nan_to_num(residuals, nan=np.inf), [np.inf] * 10))[7], said
-
-
-def several_classes(case):
-    """Slide "Extensions": the same for several classes, whose constraints are Φ_{y_i} - Φ_j >= 1."""
-    linear = case.followed(Linear(2, 3), three_classes(case.seed), 10)
-    # both are exact to rounding, since the constraints are linear
-    text = f"three classes, linear: the limit's KKT residual for the {case.weighting} problem, largest"
-    yield row(f"several.kkt.{case}", EXTENSIONS, text, linear.residual.max(), "<=", 1e-6)
-    text = "three classes, linear: distance of the limit's direction to the predicted one, largest"
-    error = norm(unit(linear.w) - unit(predict(linear.problem, linear.w, linear.h)))
-    yield row(f"several.predicted.{case}", EXTENSIONS, text, error.max(), "<=", 1e-6)
-    # as for two classes
-    five = case.followed(MLP((2, 5, 3)), three_classes(case.seed), 10)
-    residual, said = eighth(five.residual)
-    text = f"three classes, five neurons: the limit's KKT residual, eighth smallest of ten runs ({said})"
-    yield row(f"several.network.{case}", EXTENSIONS, text, residual, "<=", 1e-6)
-
-
-def discrete_update_heads_for_a_kkt_point(case):
-    """Slide "Main Theorem": the same for the discrete form."""
-    decades = [case.snapshots[t] for t in (300, 3000, 30_000)]
-    residuals = [np.nanmedian(case.residual(case.problem, state.w, state.h)) for state in decades]
-    # log 1/L grows like log t, too slowly for more than that the residual falls
-    ratio = max(late / early for early, late in pairwise(residuals))
-    text = "KKT residual of the discrete update, median, over that ten times earlier, "
-    text += "t = 300 to 30,000, largest"
-    yield row(f"discrete_heads.{case}", THEOREM, text, ratio, "<=", 1.0)
-
-
-def margin_is_at_least_adagrads(case, adagrad):
-    """Slide "Discussions": in terms of margin AdaGrad has worse performance than RMSProp and Adam."""
-    same = np.sign(case.prediction[:, 2]) == np.sign(adagrad.prediction[:, 2])
-    if case.optimizer in ("rmsprop", "adam") and same.any():
-        margin, other = (minibias.normalised_margin(c.problem, c.prediction) for c in (case, adagrad))
-        text = "L2 margin at the prediction minus AdaGrad's, smallest over the runs that end with "
-        text += f"its sign of v ({same.sum()} of {len(same)})"
-        # equal margins are possible; 1e-9 is the prediction's own accuracy
-        yield row(f"margin.{case}", DISCUSSIONS, text, (margin - other)[same].min(), ">=", -1e-9)
-
-
-def direction_of_adagrad_for_a_linear_model(example):
-    """Slide "Related Work": Qian and Qian prove the convergent direction of AdaGrad for linear models."""
-    w, weighted, unweighted = example.directions
-    text = f"AdaGrad, linear, learning rate {example.lr:g}: the limit, at {example.degrees[0]:.2f}°, "
-    text += "from its weighted max-margin direction"
-    # the linear model's limit is exact to 1e-12; 1e-6 is what the other limits are held to
-    yield row(f"qian.predicted.{example.lr:g}", QIAN, text, norm(w - weighted), "<=", 1e-6)
-    # it is 14° = 0.25 away; the rest of S beyond 1e5 steps moves it by less than 1e-4
-    text = f"the same limit from the L2 max-margin direction, at {example.degrees[2]:.2f}°"
-    yield row(f"qian.not_l2.{example.lr:g}", QIAN, text, norm(w - unweighted), ">=", 0.1)
-
-
-def direction_of_adagrad_depends_on_the_learning_rate(one, other):
-    """Slide "Related Work": the same, where the direction varies with the learning rate."""
-    text = f"the limits of the learning rates {one.lr:g} and {other.lr:g} from each other, "
-    text += f"{abs(one.degrees[0] - other.degrees[0]):.2f}°"
-    # a tenth of a degree; the rest of S moves either limit by 0.003°
-    distance = norm(one.directions[0] - other.directions[0])
-    yield row("qian.learning_rate", QIAN, text, distance, ">=", 0.0017, "observation")
-
-
-def gradient_flow_is_near_ridge(seed):
-    """Slide "Related Work": for linear L2 regression the parameter at time t is close to ridge's with 1/t."""
-    rng, ratios = np.random.default_rng([seed, 0]), []
-    for n, p in ((100, 10), (60, 60), (20, 80), (200, 1)):
-        for sigma in (0.1, 1, 10):
-            flow, ridge = risks(rng.normal(size=(n, p)), rng.normal(size=p), sigma, np.logspace(-6, 6, 1201))
-            ratios.append((flow / ridge).max())
-    source = "Related Work: Ali, Kolter and Tibshirani (2019), behind Ali et al. (2020)"
-    text = "least squares: risk of gradient flow at time t over that of ridge with λ = 1/t, largest of "
-    text += "all t, four shapes, three levels of noise; the stochastic version is not simulated"
-    # the variances' ratio is ((1 - e^-x) (1 + x) / x)² with x = t s, 1.6859 at most; the theorem has 1.6862
-    yield row("ali.ridge", source, text, max(ratios), "<=", 1.69)
-
-
-def risks(X, beta, sigma, t):
-    """E||β̂ - β||² for y = Xβ + noise of deviation σ, of gradient flow from 0 and of ridge, at t (T,).
-
-    The flow is that of ||y - Xβ̂||²/(2n); ridge minimises ||y - Xβ̂||²/n + λ||β̂||² with λ = 1/t. With s_i,
-    v_i the eigenpairs of XᵀX/n the flow's is Σ (v_i.β)² e^(-2 t s_i) + σ²/n (1 - e^(-t s_i))² / s_i,
-    ridge's Σ ((v_i.β)² + σ²/n t² s_i) / (1 + t s_i)² (Ali, Kolter and Tibshirani 2019). Returns (T,) each.
-    """
-    n, p = X.shape
-    _, values, V = np.linalg.svd(X)
-    s = np.zeros(p)
-    s[: len(values)] = values**2 / n
-    signal, noise, t = (V @ beta) ** 2, sigma**2 / n, t[:, None]
-    flow = signal * np.exp(-2 * t * s) + noise * np.expm1(-t * s) ** 2 / np.where(s > 0, s, 1)
-    return flow.sum(1), ((signal + noise * t**2 * s) / (1 + t * s) ** 2).sum(1)
-
-
-def directions_of_h(case, adagrad):
-    """Slide "Directions of h_∞": RMSProp's and Adam's are isotropic, AdaGrad's varies with initialization."""
-    slide, name = "Directions of h_∞", f"h_varies.{case.optimizer}"
-    h, text = unit(case.flow.h), "distance between directions of h_∞, largest from run 0"
-    if case.optimizer in ("rmsprop", "adam"):  # rounding, as in `h_becomes_isotropic`
-        yield row(name, slide, text, norm(h - h[0]).max(), "<=", 1e-8, "observation")
-    if case.optimizer == "adagrad":  # 6°, which one sees in a figure
-        yield row(name, slide, text, norm(h - h[0]).max(), ">=", 0.1, "observation")
-        w = unit(case.end)
-        alike = np.sign(w[:, 2]) == np.sign(w[0, 2])
-        text = "distance between limit directions with one sign of v, largest from run 0"
-        distance = norm(w[alike] - w[0]).max()
-        yield row("direction_varies.adagrad", slide, text, distance, ">=", 0.1, "observation")
-
-
-def forgetting_and_epsilon_speed_training_up(case, adagrad):
-    """Slide "Discussions": the exponential weighted design and ε accelerate training before convergence."""
-    if case.optimizer not in ("rmsprop", "adam"):
-        return
-    # chance alone does as well once in a hundred
-    sooner, later = case.separation, adagrad.separation
-    text = "sign test that it separates sooner than AdaGrad at learning rate 0.1, medians "
-    text += f"{np.median(sooner):g} and {np.median(later):g} steps"
-    name, chance = f"faster_than_adagrad.{case.optimizer}", sign_test(sooner, later)
-    yield row(name, DISCUSSIONS, text, chance, "<=", 0.01, "observation")
-    conditioners = [type(case.conditioner)(eps, case.conditioner.b) for eps in (1e-3, 1e-7)]
-    sooner, later = map(case.steps_to_separate, conditioners)
-    text = "sign test that ε = 1e-3 separates sooner than 1e-7, medians "
-    text += f"{np.median(sooner):g} and {np.median(later):g} steps"
-    name, chance = f"epsilon_speeds_up.{case.optimizer}", sign_test(sooner, later)
-    yield row(name, DISCUSSIONS, text, chance, "<=", 0.01, "observation")
-
-
-def sign_test(sooner, later):
-    """The probability of at least as many runs with sooner < later by chance alone; ties are left out."""
-    wins, losses = int((sooner < later).sum()), int((sooner > later).sum())
-    return sum(math.comb(wins + losses, k) for k in range(wins, wins + losses + 1)) / 2 ** (wins + losses)
-
-
 # The table's order. Statements stand under what they are about, and are made one after the other.
 STATEMENTS = {
-    "the models": (models_are_homogeneous,),
+    "the models": (theorems.models_are_homogeneous,),
     "a case": (
-        loss_tends_to_zero,
-        h_of_adagrad_converges,
-        adagrad_does_not_maximise_the_margin,
-        h_becomes_isotropic,
-        squared_gradients_are_integrable,
-        v_obeys_an_adaptive_gradient_flow,
-        beta_tends_to_one,
-        surrogate_margin_is_bounded_below,
-        kkt_defects_tend_to_zero,
-        limit_is_a_kkt_point,
-        networks_tend_to_kkt_points,
-        several_classes,
-        discrete_update_heads_for_a_kkt_point,
+        theorems.loss_tends_to_zero,
+        theorems.h_of_adagrad_converges,
+        discussions.adagrad_does_not_maximise_the_margin,
+        theorems.h_becomes_isotropic,
+        theorems.squared_gradients_are_integrable,
+        theorems.v_obeys_an_adaptive_gradient_flow,
+        theorems.beta_tends_to_one,
+        theorems.surrogate_margin_is_bounded_below,
+        theorems.kkt_defects_tend_to_zero,
+        theorems.limit_is_a_kkt_point,
+        theorems.networks_tend_to_kkt_points,
+        theorems.several_classes,
+        theorems.discrete_update_heads_for_a_kkt_point,
     ),
-    "a case beside AdaGrad's": (margin_is_at_least_adagrads,),
-    "an example": (direction_of_adagrad_for_a_linear_model,),
-    "two examples": (direction_of_adagrad_depends_on_the_learning_rate,),
-    "least squares": (gradient_flow_is_near_ridge,),
-    "a case in experiments": (directions_of_h, forgetting_and_epsilon_speed_training_up),
+    "a case beside AdaGrad's": (discussions.margin_is_at_least_adagrads,),
+    "an example": (discussions.direction_of_adagrad_for_a_linear_model,),
+    "two examples": (discussions.direction_of_adagrad_depends_on_the_learning_rate,),
+    "least squares": (discussions.gradient_flow_is_near_ridge,),
+    "a case in experiments": (
+        discussions.directions_of_h,
+        discussions.forgetting_and_epsilon_speed_training_up,
+    ),
 }

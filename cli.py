@@ -10,6 +10,8 @@ import time
 
 import experiments
 import figures
+import film
+import image_figures
 import mnist
 import runs
 import tables
@@ -26,13 +28,13 @@ def direction(args):
     out = prepared(args)
     names = "optimizers forms runs steps model slope constant eps b lr loss seed jobs"
     chosen = settings(args, *names.split())
-    film = film_of_direction(args, data) if args.film else None
+    animation = film_of_direction(args, data) if args.film else None
     found = experiments.direction(data=data, report=Progress("direction"), **chosen)
     x, y = found["data"].values()
     model = experiments.build_model(args.model, x.shape[1], classes(y), args.slope)
     written = publish(args, out, figures.direction(x, y, found["results"], model), found)
-    if film:
-        save = lambda path: film.save(path, writer=figures.Gif(fps=10), dpi=100)  # noqa: E731
+    if animation:
+        save = lambda path: animation.save(path, writer=film.Gif(fps=10), dpi=100)  # noqa: E731
         written.append(runs.write(out / "direction.gif", save))
     return written, tables.direction(found["data"], found["results"])
 
@@ -44,7 +46,7 @@ def film_of_direction(args, data):
     shown = [name for name in args.optimizers if name != "adam" or "rmsprop" not in args.optimizers]
     chosen = settings(args, "runs", "model", "slope", "eps", "b", "loss", "seed")
     found = experiments.film(shown, data=data, **chosen)
-    return figures.film(**found.pop("data"), **found)
+    return film.film(**found.pop("data"), **found)
 
 
 def claims_table(args):
@@ -57,12 +59,12 @@ def claims_table(args):
 
 
 def margin(args):
-    return image_study(args, mnist.margin, ("eps",), lambda results: figures.margin(results))
+    return image_study(args, mnist.margin, ("eps",), lambda results: image_figures.margin(results))
 
 
 def epsilon(args):
     return image_study(
-        args, mnist.epsilon, ("epsilons",), lambda results: figures.epsilon(mnist.summarise(results))
+        args, mnist.epsilon, ("epsilons",), lambda results: image_figures.epsilon(mnist.summarise(results))
     )
 
 

@@ -1,7 +1,6 @@
-"""Draws, and does nothing else: results in, a matplotlib Figure out, for a notebook or a file."""
+"""Draws the experiments in the plane, and does nothing else: results in, a matplotlib Figure out."""
 
 import numpy as np
-from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -173,78 +172,6 @@ def direction(x, y, results, model=None):
     return figure
 
 
-def film(x, y, run, levels, paths):
-    """The decision lines of one start turning to the predicted ones, with a clock in log 1/L: an animation.
-
-    The arguments are what `experiments.film` returns. Beside the lines: the direction of h settling, and how
-    far the direction of w still is from the predicted one.
-    """
-    figure = Figure(figsize=(8.4, 4.5), layout="constrained")
-    axes = figure.subplot_mosaic(
-        [["plane", "h"], ["plane", "clock"]], width_ratios=(1.35, 1), height_ratios=(1.4, 1)
-    )
-    plane, octant, clock = axes["plane"], axes["h"], axes["clock"]
-    reach = 1.15 * np.linalg.norm(x, axis=1).max()
-    for label, mark, face in ((1, "s", "0.35"), (-1, "o", "none")):
-        plane.plot(*x[y == label].T, mark, ms=3.5, mec="0.35", mfc=face, mew=0.8)
-    globe(octant)
-    octant.plot(0, 0, "*", ms=15, mfc="none", mec="#CC79A7", mew=1.3)
-    octant.set_title(r"direction of $h$ since $t = 0$ (star: $(1,1,1)/\sqrt{3}$)", fontsize=9)
-    widths = {"gd": 1.3, "rmsprop": 3.4}  # one of the two lines ends on the other
-    moving = {}
-    for optimizer, path in paths.items():
-        style = {"color": colour(optimizer), "lw": widths.get(optimizer, 2.0)}
-        style["zorder"] = 4 - style["lw"] / 10
-        halo = style | {"lw": style["lw"] + 7, "alpha": 0.2, "zorder": 1, "solid_capstyle": "butt"}
-        plane.plot(*decision_line(path["predicted"], reach), **halo)
-        trail = style | {"lw": style["lw"] / 2}
-        clock.plot(levels, path["distance"], color=colour(optimizer), lw=0.6, alpha=0.35)
-        moving[optimizer] = (
-            plane.plot([], [], **style)[0],
-            octant.plot([], [], **trail)[0],
-            octant.plot([], [], "o", color=colour(optimizer), ms=3 + style["lw"], zorder=style["zorder"])[0],
-            clock.plot([], [], **trail)[0],
-            clock.plot([], [], "o", color=colour(optimizer), ms=3 + style["lw"], zorder=style["zorder"])[0],
-        )
-    span = 1.02 * reach
-    plane.set(aspect="equal", xlim=(-span, span), ylim=(-span, span), xlabel="$x_1$", ylabel="$x_2$")
-    title = plane.set_title(" ", fontsize=10)
-    clock.set(xscale="log", yscale="log", xlabel=r"$\log 1/L$")
-    clock.set_title("distance of the direction of $w$ to the predicted one", fontsize=9)
-    clock.grid(color="0.92")
-    name_above(figure, paths, Line2D([], [], color="0.8", lw=9, label="predicted line"))
-
-    def draw(k):
-        title.set_text(rf"$\log\,1/L = 10^{{{np.log10(levels[k]):.1f}}}$")
-        for optimizer, (line, trail, head, error, now) in moving.items():
-            path = paths[optimizer]
-            line.set_data(*decision_line(path["w"][k], reach))
-            way = unit(path["way"][: path["at"][k] + 1])
-            trail.set_data(way @ EAST, way @ NORTH)
-            head.set_data(way[-1:] @ EAST, way[-1:] @ NORTH)
-            error.set_data(levels[: k + 1], path["distance"][: k + 1])
-            now.set_data(levels[k : k + 1], path["distance"][k : k + 1])
-        return []
-
-    draw(0)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laid out once, and not again for each frame
-    return FuncAnimation(figure, draw, frames=len(levels), init_func=lambda: [], interval=100)
-
-
-class Gif(PillowWriter):
-    """Writes an animation as a GIF with one small palette for all frames; the last one stays for three
-    seconds.
-    """
-
-    def finish(self):
-        frames = [frame.convert("RGB") for frame in self._frames]
-        palette = frames[len(frames) // 2].quantize(64)
-        first, *others = [frame.quantize(palette=palette, dither=0) for frame in frames]
-        durations = [1000 // self.fps] * len(others) + [3000]
-        first.save(self.outfile, "GIF", save_all=True, append_images=others, duration=durations, loop=0)
-
-
 def decision_line(w, reach):
     """The line through 0 by which a neuron w (3,) decides, both ways as far as `reach`: its x and its y."""
     n = unit(w[:2])
@@ -296,105 +223,6 @@ def claims(proof):
     name_above(figure, proof)
     for axes in (time, surrogate, beta, kkt):
         axes.grid(color="0.92")
-    return figure
-
-
-def band(axes, x, lines, **style):
-    """The mean of the lines (seeds, n) and, as a band, their spread from the lowest to the highest."""
-    axes.plot(x, lines.mean(0), **style)
-    axes.fill_between(x, lines.min(0), lines.max(0), color=style["color"], alpha=0.2, lw=0)
-
-
-def groups(results, *keys):
-    """The results by the values of `keys`: a dict tuple -> list, in order of appearance."""
-    values = dict.fromkeys(tuple(r[k] for k in keys) for r in results)
-    return {value: [r for r in results if tuple(r[k] for k in keys) == value] for value in values}
-
-
-def margin(results):
-    """Training loss, margin and accuracy against steps, and the margin against the training loss."""
-    discrete = [r for r in results if r["form"] == "discrete"]
-    figure = Figure(figsize=(10, 7.4), layout="constrained")
-    (loss, size), (accuracy, fair) = figure.subplots(2, 2)
-    for (optimizer,), group in groups(discrete, "optimizer").items():
-        style = {"color": colour(optimizer)}
-        steps = sorted(set.intersection(*(set(r["step"].tolist()) for r in group)))  # that all seeds recorded
-        column = lambda key: np.array([r[key][np.isin(r["step"], steps)] for r in group])  # noqa: E731
-        steps, separated = np.array(steps), (column("margin") > 0).all(0)
-        band(loss, steps, column("log_loss"), **style)
-        band(size, steps[separated], column("margin")[:, separated], **style)
-        band(accuracy, steps, 100 * column("test_accuracy"), **style)
-        accuracy.plot(steps, 100 * column("train_accuracy").mean(0), ":", **style)
-    for r in results:
-        since = np.append(np.flatnonzero(r["margin"] <= 0) + 1, 0).max()  # it separates from then on
-        dash, at = "-" if r["form"] == "discrete" else "--", slice(since, None)
-        fair.plot(-r["log_loss"][at], r["margin"][at], color=colour(r["optimizer"]), lw=1, ls=dash)
-    late = len(results) > len(discrete)
-    least = min(r["test_accuracy"][-1] for r in discrete)
-    loss.set(xlabel="step", ylabel=r"training loss, $\log L$", xscale="log")
-    size.set(xlabel="step", ylabel=r"normalised margin $q_{\min}/\|w\|^4$", title="where all seeds separate")
-    accuracy.set(
-        xlabel="step",
-        ylabel="accuracy (%)",
-        title="test solid, training dotted",
-        xscale="log",
-        ylim=(max(0, 100 * least - 25), 101),
-    )
-    fair.set(
-        xlabel=r"$\log 1/L$",
-        ylabel=r"normalised margin $q_{\min}/\|w\|^4$",
-        title="each seed" + ("; steps solid, flow dashed" if late else ""),
-    )
-    for axes in (size, fair):
-        if any(line.get_xdata().size for line in axes.lines):
-            axes.set_yscale("log")
-        else:
-            axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center")
-    if late:
-        left = fair.get_xlim()[0]
-        fair.set_xscale("symlog", linthresh=10)
-        fair.set_xlabel(r"$\log 1/L$ (linear up to 10, then logarithmic)")
-        fair.set_xlim(left=max(left, -9))  # L is below the number of samples once they are separated
-    name_above(figure, (r["optimizer"] for r in results))
-    for axes in (loss, size, accuracy, fair):
-        axes.grid(color="0.92")
-    return figure
-
-
-def epsilon(summary):
-    """Training loss, margin and test accuracy against ε, mean and spread over the seeds; a row for a form."""
-    forms = groups(summary, "form")
-    optimizers = list(dict.fromkeys(row["optimizer"] for row in summary))
-    figure = Figure(figsize=(12, 3.7 * len(forms) + 0.4), layout="constrained")
-    rows = figure.subplots(len(forms), 3, squeeze=False)
-    for panels, ((form,), entries) in zip(rows, forms.items()):
-        for (optimizer,), mine in groups(entries, "optimizer").items():
-            for axes, key in zip(panels, ("log_loss", "margin", "test_accuracy")):
-                for k, (end, style) in enumerate((("", "-o"), ("_same", "--s"))):
-                    if key + end in mine[0]:
-                        unit = 100 if key == "test_accuracy" else 1
-                        values = [unit * row[key + end] for row in mine]  # of as many seeds as separate
-                        low, mean, high = np.array([(v.min(), v.mean(), v.max()) for v in values]).T
-                        spread = np.stack([mean - low, high - mean])
-                        # so that error bars do not hide each other
-                        shift = 1.4 ** (optimizers.index(optimizer) - len(optimizers) / 2 + 0.5 + k / 2)
-                        eps = shift * np.array([row["eps"] for row in mine])
-                        axes.errorbar(eps, mean, spread, fmt=style, ms=4, capsize=2, color=colour(optimizer))
-        for axes, label in zip(
-            panels, (r"training loss, $\log L$", r"normalised margin $q_{\min}/\|w\|^4$", "test accuracy (%)")
-        ):
-            axes.set(
-                xlabel=r"$\varepsilon$",
-                ylabel=label,
-                xscale="log",
-                title=f"{form} form" if len(forms) > 1 else None,
-            )
-            axes.grid(color="0.92")
-    kinds = [
-        Line2D([], [], color="0.3", ls=s[:-1], marker=s[-1], ms=4, label=n)
-        for s, n in (("-o", "last step"), ("--s", "same training loss"))
-    ]
-    name_above(figure, optimizers, *kinds)
     return figure
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import experiments
-import figures
+import film
 from cli import main
 
 
@@ -34,12 +34,12 @@ def test_the_file_is_a_small_gif_whose_last_frame_stays(found, tmp_path):
         name: path | {key: path[key][::26] for key in ("w", "h", "at", "distance")}
         for name, path in found["paths"].items()
     }
-    animation = figures.film(**found["data"], run=found["run"], levels=levels, paths=paths)
-    animation.save(tmp_path / "film.tmp", writer=figures.Gif(fps=10), dpi=50)
-    film = Image.open(tmp_path / "film.tmp")
-    assert film.format == "GIF" and film.n_frames == len(levels) == 4
-    film.seek(3)
-    assert film.info["duration"] == 3000
+    animation = film.film(**found["data"], run=found["run"], levels=levels, paths=paths)
+    animation.save(tmp_path / "film.tmp", writer=film.Gif(fps=10), dpi=50)
+    gif = Image.open(tmp_path / "film.tmp")
+    assert gif.format == "GIF" and gif.n_frames == len(levels) == 4
+    gif.seek(3)
+    assert gif.info["duration"] == 3000
 
 
 @pytest.mark.parametrize("flags", (["--model", "linear"], ["--constant"]))

@@ -16,7 +16,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 ROOMS = {path.stem: ast.parse(path.read_text()) for path in ROOT.glob("*.py")}
 # from the rooms that know least to the one that knows all; a room imports only from rooms before it
 LIBRARY = "dialects datasets solvers checks losses models pieces minibias optimizers limits cnn".split()
-ORDER = LIBRARY + "runs figures experiments mnist cases claims tables flags cli".split()
+STATEMENTS = "cases theorems discussions claims".split()
+ORDER = LIBRARY + "runs figures film image_figures experiments mnist".split() + STATEMENTS
+ORDER += "tables flags cli".split()
 STUDIES = {"experiments", "mnist", "claims"}
 
 

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-import figures
+import image_figures
 import mnist
 import runs
 from cli import main
@@ -189,7 +189,7 @@ def start(*flags):
 
 
 def checkpoints(out):
-    """The checkpoints and their times, without what is being written: a hidden file that is renamed or goes."""
+    """The checkpoints and their times, without the hidden files that are being written."""
     return {path: path.stat().st_mtime_ns for path in (out / "margin.runs").glob("[!.]*")}
 
 
@@ -367,7 +367,7 @@ def test_epsilon_is_drawn_with_the_flow_though_some_seeds_do_not_separate(tmp_pa
     summary = mnist.summarise(
         [result | {"eps": eps, "seed": seed, "form": form} for eps, seed, form in found]
     )
-    figures.epsilon(summary).savefig(tmp_path / "epsilon.png")
+    image_figures.epsilon(summary).savefig(tmp_path / "epsilon.png")
     assert (tmp_path / "epsilon.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -1,0 +1,124 @@
+"""What the slides discuss, observe in experiments and cite, each statement beside what it measures.
+
+The statements are made as in `theorems.py`.
+"""
+
+import math
+
+import numpy as np
+
+from cases import row
+from minibias import certificate, norm, normalised_margin, unit
+
+DISCUSSIONS, QIAN = "Discussions", "Related Work: Qian and Qian (2019)"
+
+
+def adagrad_does_not_maximise_the_margin(case):
+    """Slide "Discussions": RMSProp, Adam and GD share their margin, while AdaGrad has worse performance."""
+    if case.optimizer == "adagrad":
+        w = case.end
+        # far from the 1e-6 that the others' limits keep
+        residual = np.median(certificate(case.problem, w, np.ones_like(w)))
+        text = "the limit's KKT residual for the unweighted problem, median"
+        yield row(f"not_l2.{case}", DISCUSSIONS, text, residual, ">=", 0.1)
+
+
+def margin_is_at_least_adagrads(case, adagrad):
+    """Slide "Discussions": in terms of margin AdaGrad has worse performance than RMSProp and Adam."""
+    same = np.sign(case.prediction[:, 2]) == np.sign(adagrad.prediction[:, 2])
+    if case.optimizer in ("rmsprop", "adam") and same.any():
+        margin, other = (normalised_margin(c.problem, c.prediction) for c in (case, adagrad))
+        text = "L2 margin at the prediction minus AdaGrad's, smallest over the runs that end with "
+        text += f"its sign of v ({same.sum()} of {len(same)})"
+        # equal margins are possible; 1e-9 is the prediction's own accuracy
+        yield row(f"margin.{case}", DISCUSSIONS, text, (margin - other)[same].min(), ">=", -1e-9)
+
+
+def directions_of_h(case, adagrad):
+    """Slide "Directions of h_∞": RMSProp's and Adam's are isotropic, AdaGrad's varies with initialization."""
+    slide, name = "Directions of h_∞", f"h_varies.{case.optimizer}"
+    h, text = unit(case.flow.h), "distance between directions of h_∞, largest from run 0"
+    if case.optimizer in ("rmsprop", "adam"):  # rounding, as in `h_becomes_isotropic`
+        yield row(name, slide, text, norm(h - h[0]).max(), "<=", 1e-8, "observation")
+    if case.optimizer == "adagrad":  # 6°, which one sees in a figure
+        yield row(name, slide, text, norm(h - h[0]).max(), ">=", 0.1, "observation")
+        w = unit(case.end)
+        alike = np.sign(w[:, 2]) == np.sign(w[0, 2])
+        text = "distance between limit directions with one sign of v, largest from run 0"
+        distance = norm(w[alike] - w[0]).max()
+        yield row("direction_varies.adagrad", slide, text, distance, ">=", 0.1, "observation")
+
+
+def forgetting_and_epsilon_speed_training_up(case, adagrad):
+    """Slide "Discussions": the exponential weighted design and ε accelerate training before convergence."""
+    if case.optimizer not in ("rmsprop", "adam"):
+        return
+    # chance alone does as well once in a hundred
+    sooner, later = case.separation, adagrad.separation
+    text = "sign test that it separates sooner than AdaGrad at learning rate 0.1, medians "
+    text += f"{np.median(sooner):g} and {np.median(later):g} steps"
+    name, chance = f"faster_than_adagrad.{case.optimizer}", sign_test(sooner, later)
+    yield row(name, DISCUSSIONS, text, chance, "<=", 0.01, "observation")
+    conditioners = [type(case.conditioner)(eps, case.conditioner.b) for eps in (1e-3, 1e-7)]
+    sooner, later = map(case.steps_to_separate, conditioners)
+    text = "sign test that ε = 1e-3 separates sooner than 1e-7, medians "
+    text += f"{np.median(sooner):g} and {np.median(later):g} steps"
+    name, chance = f"epsilon_speeds_up.{case.optimizer}", sign_test(sooner, later)
+    yield row(name, DISCUSSIONS, text, chance, "<=", 0.01, "observation")
+
+
+def sign_test(sooner, later):
+    """The probability of at least as many runs with sooner < later by chance alone; ties are left out."""
+    wins, losses = int((sooner < later).sum()), int((sooner > later).sum())
+    return sum(math.comb(wins + losses, k) for k in range(wins, wins + losses + 1)) / 2 ** (wins + losses)
+
+
+def direction_of_adagrad_for_a_linear_model(example):
+    """Slide "Related Work": Qian and Qian prove the convergent direction of AdaGrad for linear models."""
+    w, weighted, unweighted = example.directions
+    text = f"AdaGrad, linear, learning rate {example.lr:g}: the limit, at {example.degrees[0]:.2f}°, "
+    text += "from its weighted max-margin direction"
+    # the linear model's limit is exact to 1e-12; 1e-6 is what the other limits are held to
+    yield row(f"qian.predicted.{example.lr:g}", QIAN, text, norm(w - weighted), "<=", 1e-6)
+    # it is 14° = 0.25 away; the rest of S beyond 1e5 steps moves it by less than 1e-4
+    text = f"the same limit from the L2 max-margin direction, at {example.degrees[2]:.2f}°"
+    yield row(f"qian.not_l2.{example.lr:g}", QIAN, text, norm(w - unweighted), ">=", 0.1)
+
+
+def direction_of_adagrad_depends_on_the_learning_rate(one, other):
+    """Slide "Related Work": the same, where the direction varies with the learning rate."""
+    text = f"the limits of the learning rates {one.lr:g} and {other.lr:g} from each other, "
+    text += f"{abs(one.degrees[0] - other.degrees[0]):.2f}°"
+    # a tenth of a degree; the rest of S moves either limit by 0.003°
+    distance = norm(one.directions[0] - other.directions[0])
+    yield row("qian.learning_rate", QIAN, text, distance, ">=", 0.0017, "observation")
+
+
+def gradient_flow_is_near_ridge(seed):
+    """Slide "Related Work": for linear L2 regression the parameter at time t is close to ridge's with 1/t."""
+    rng, ratios = np.random.default_rng([seed, 0]), []
+    for n, p in ((100, 10), (60, 60), (20, 80), (200, 1)):
+        for sigma in (0.1, 1, 10):
+            flow, ridge = risks(rng.normal(size=(n, p)), rng.normal(size=p), sigma, np.logspace(-6, 6, 1201))
+            ratios.append((flow / ridge).max())
+    source = "Related Work: Ali, Kolter and Tibshirani (2019), not the slides' Ali et al. (2020)"
+    text = "least squares: risk of gradient flow at time t over that of ridge with λ = 1/t, largest of "
+    text += "all t, four shapes, three levels of noise; the stochastic version is not simulated"
+    # the variances' ratio is ((1 - e^-x) (1 + x) / x)² with x = t s, 1.6859 at most; the theorem has 1.6862
+    yield row("ali.ridge", source, text, max(ratios), "<=", 1.69)
+
+
+def risks(X, beta, sigma, t):
+    """E||β̂ - β||² for y = Xβ + noise of deviation σ, of gradient flow from 0 and of ridge, at t (T,).
+
+    The flow is that of ||y - Xβ̂||²/(2n); ridge minimises ||y - Xβ̂||²/n + λ||β̂||² with λ = 1/t. With s_i,
+    v_i the eigenpairs of XᵀX/n the flow's is Σ (v_i.β)² e^(-2 t s_i) + σ²/n (1 - e^(-t s_i))² / s_i,
+    ridge's Σ ((v_i.β)² + σ²/n t² s_i) / (1 + t s_i)² (Ali, Kolter and Tibshirani 2019). Returns (T,) each.
+    """
+    n, p = X.shape
+    _, values, V = np.linalg.svd(X)
+    s = np.zeros(p)
+    s[: len(values)] = values**2 / n
+    signal, noise, t = (V @ beta) ** 2, sigma**2 / n, t[:, None]
+    flow = signal * np.exp(-2 * t * s) + noise * np.expm1(-t * s) ** 2 / np.where(s > 0, s, 1)
+    return flow.sum(1), ((signal + noise * t**2 * s) / (1 + t * s) ** 2).sum(1)

@@ -1,0 +1,106 @@
+"""Draws the experiments on images, as `figures.py` draws the others: results in, a matplotlib Figure out."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from figures import colour, name_above
+
+
+def margin(results):
+    """Training loss, margin and accuracy against steps, and the margin against the training loss."""
+    discrete = [r for r in results if r["form"] == "discrete"]
+    figure = Figure(figsize=(10, 7.4), layout="constrained")
+    (loss, size), (accuracy, fair) = figure.subplots(2, 2)
+    for (optimizer,), group in groups(discrete, "optimizer").items():
+        style = {"color": colour(optimizer)}
+        steps = sorted(set.intersection(*(set(r["step"].tolist()) for r in group)))  # that all seeds recorded
+        column = lambda key: np.array([r[key][np.isin(r["step"], steps)] for r in group])  # noqa: E731
+        steps, separated = np.array(steps), (column("margin") > 0).all(0)
+        band(loss, steps, column("log_loss"), **style)
+        band(size, steps[separated], column("margin")[:, separated], **style)
+        band(accuracy, steps, 100 * column("test_accuracy"), **style)
+        accuracy.plot(steps, 100 * column("train_accuracy").mean(0), ":", **style)
+    for r in results:
+        since = np.append(np.flatnonzero(r["margin"] <= 0) + 1, 0).max()  # it separates from then on
+        dash, at = "-" if r["form"] == "discrete" else "--", slice(since, None)
+        fair.plot(-r["log_loss"][at], r["margin"][at], color=colour(r["optimizer"]), lw=1, ls=dash)
+    late = len(results) > len(discrete)
+    least = min(r["test_accuracy"][-1] for r in discrete)
+    loss.set(xlabel="step", ylabel=r"training loss, $\log L$", xscale="log")
+    size.set(xlabel="step", ylabel=r"normalised margin $q_{\min}/\|w\|^4$", title="where all seeds separate")
+    accuracy.set(
+        xlabel="step",
+        ylabel="accuracy (%)",
+        title="test solid, training dotted",
+        xscale="log",
+        ylim=(max(0, 100 * least - 25), 101),
+    )
+    fair.set(
+        xlabel=r"$\log 1/L$",
+        ylabel=r"normalised margin $q_{\min}/\|w\|^4$",
+        title="each seed" + ("; steps solid, flow dashed" if late else ""),
+    )
+    for axes in (size, fair):
+        if any(line.get_xdata().size for line in axes.lines):
+            axes.set_yscale("log")
+        else:
+            axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center")
+    if late:
+        left = fair.get_xlim()[0]
+        fair.set_xscale("symlog", linthresh=10)
+        fair.set_xlabel(r"$\log 1/L$ (linear up to 10, then logarithmic)")
+        fair.set_xlim(left=max(left, -9))  # L is below the number of samples once they are separated
+    name_above(figure, (r["optimizer"] for r in results))
+    for axes in (loss, size, accuracy, fair):
+        axes.grid(color="0.92")
+    return figure
+
+
+def epsilon(summary):
+    """Training loss, margin and test accuracy against ε, mean and spread over the seeds; a row for a form."""
+    forms = groups(summary, "form")
+    optimizers = list(dict.fromkeys(row["optimizer"] for row in summary))
+    figure = Figure(figsize=(12, 3.7 * len(forms) + 0.4), layout="constrained")
+    rows = figure.subplots(len(forms), 3, squeeze=False)
+    for panels, ((form,), entries) in zip(rows, forms.items()):
+        for (optimizer,), mine in groups(entries, "optimizer").items():
+            for axes, key in zip(panels, ("log_loss", "margin", "test_accuracy")):
+                for k, (end, style) in enumerate((("", "-o"), ("_same", "--s"))):
+                    if key + end in mine[0]:
+                        unit = 100 if key == "test_accuracy" else 1
+                        values = [unit * row[key + end] for row in mine]  # of as many seeds as separate
+                        low, mean, high = np.array([(v.min(), v.mean(), v.max()) for v in values]).T
+                        spread = np.stack([mean - low, high - mean])
+                        # so that error bars do not hide each other
+                        shift = 1.4 ** (optimizers.index(optimizer) - len(optimizers) / 2 + 0.5 + k / 2)
+                        eps = shift * np.array([row["eps"] for row in mine])
+                        axes.errorbar(eps, mean, spread, fmt=style, ms=4, capsize=2, color=colour(optimizer))
+        for axes, label in zip(
+            panels, (r"training loss, $\log L$", r"normalised margin $q_{\min}/\|w\|^4$", "test accuracy (%)")
+        ):
+            axes.set(
+                xlabel=r"$\varepsilon$",
+                ylabel=label,
+                xscale="log",
+                title=f"{form} form" if len(forms) > 1 else None,
+            )
+            axes.grid(color="0.92")
+    kinds = [
+        Line2D([], [], color="0.3", ls=s[:-1], marker=s[-1], ms=4, label=n)
+        for s, n in (("-o", "last step"), ("--s", "same training loss"))
+    ]
+    name_above(figure, optimizers, *kinds)
+    return figure
+
+
+def band(axes, x, lines, **style):
+    """The mean of the lines (seeds, n) and, as a band, their spread from the lowest to the highest."""
+    axes.plot(x, lines.mean(0), **style)
+    axes.fill_between(x, lines.min(0), lines.max(0), color=style["color"], alpha=0.2, lw=0)
+
+
+def groups(results, *keys):
+    """The results by the values of `keys`: a dict tuple -> list, in order of appearance."""
+    values = dict.fromkeys(tuple(r[k] for k in keys) for r in results)
+    return {value: [r for r in results if tuple(r[k] for k in keys) == value] for value in values}
