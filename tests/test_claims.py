@@ -9,7 +9,7 @@ import pytest
 import claims
 import figures
 from cases import Case, Qian
-from claims import risks
+from discussions import risks
 from optimizers import CONDITIONERS, GD, AdaGrad, RMSProp
 
 MEASURED = {}  # what a worker returned, by its task, so that what the tests have in common is measured once
