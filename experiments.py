@@ -18,7 +18,7 @@ import time
 import numpy as np
 
 from datasets import classes, crossover_data, default_data
-from limits import ascend, margin_flow
+from limits import AT_REST, CERTIFIED, ascend, fate, margin_flow, rest
 from minibias import Problem, certificate, norm, normalised_margin, predict, predict_linf, unit
 from models import MLP, Linear
 from optimizers import CONDITIONERS, SEPARATES_WITHIN, Flow, descend, follow, start, trajectory
@@ -26,9 +26,6 @@ from pieces import kinks
 from runs import silent, spread
 
 FORMS = ("discrete", "flow", "limit")
-LOG_LOSS_END = -50.0  # where the flow stops: h has settled, see `follow`
-SETTLED = 1e-8  # the largest relative change of h from half of LOG_LOSS_END to its end that counts as settled
-CERTIFIED = 1e-6  # the largest KKT residual of a limit that counts as reached
 LARGEST_JACOBIAN = 2e8  # entries: runs x margins x parameters
 SMALLEST_EPSILON = 1e-290  # `crossover`: S must be resolved beside ε, and float64 ends at 1e-308
 
@@ -117,9 +114,7 @@ def direction_job(task):
                 rest = flow_to_rest(problem, conditioner, w0, scale)
                 flows[scale] = (*rest, time.perf_counter() - clock)
             end, settled, seconds = flows[scale]
-        unsettled = ~np.broadcast_to(settled, len(w0))
-        told = [end.overflow, normalised_margin(problem, end.w) <= 0, unsettled]
-        status = np.select(told, ["overflow", "not separated", "h still moving"], "ok").astype(object)
+        status = fate(problem, end, settled)
         w, log_loss, extra = end.w, end.log_loss, {}
         if form == "limit":
             clock = time.perf_counter()
@@ -142,8 +137,7 @@ def flow_to_rest(problem, conditioner, w0, scale=1.0):
     """The flow to log L <= -50 on data x / scale, as a state for x, and whether h has settled there."""
     small = copy.copy(problem)
     small.x = problem.x / scale
-    flow, _, passed_h, reached = follow(small, conditioner, w0, (LOG_LOSS_END / 2, LOG_LOSS_END))
-    settled = reached[-1] & (np.abs(passed_h[0] / passed_h[1] - 1).max(-1) <= SETTLED)
+    flow, settled = rest(small, conditioner, w0)
     return (flow if scale == 1 else flow._replace(w=flow.w / scale)), settled
 
 
@@ -218,7 +212,7 @@ def film(optimizers, runs=100, model="neuron", slope=0.5, data=None, eps=1e-5, b
     conditioners = {name: CONDITIONERS[name](eps, b) for name in optimizers}
     w0 = problem.model.init(np.random.default_rng([seed, 1]), runs)
     ends = [follow(problem, conditioner, w0)[0] for conditioner in conditioners.values()]
-    good = np.flatnonzero(np.all([end.log_loss <= LOG_LOSS_END for end in ends], axis=0))
+    good = np.flatnonzero(np.all([end.log_loss <= AT_REST for end in ends], axis=0))
     if not len(good):
         raise ValueError("argument --film: no run separates the data under every optimizer")
     predicted = np.array([unit(predict(problem, end.w[good], end.h[good])) for end in ends])
@@ -241,15 +235,15 @@ def film_path(problem, conditioner, w0, predicted):
     Returns w and h (levels, 3), the `distance` (levels,) of w's direction to the predicted one, and that; and
     h on the whole `way`, with `at` (levels,), where on it the levels are.
     """
-    done = lambda state: state.log_loss <= LOG_LOSS_END  # noqa: E731
+    done = lambda state: state.log_loss <= AT_REST  # noqa: E731
     states = list(trajectory(Flow(problem, conditioner), start(problem, conditioner, w0), done))
     fallen, way = np.array([-state.log_loss[0] for state in states]), np.array([s.h[0] for s in states])
-    at = np.array([(fallen >= min(level, -LOG_LOSS_END)).argmax() for level in FILM_LEVELS])
+    at = np.array([(fallen >= min(level, -AT_REST)).argmax() for level in FILM_LEVELS])
     w, late = [], states[-1].w
     for level, k in zip(FILM_LEVELS, at):
-        if level > -LOG_LOSS_END:
+        if level > -AT_REST:
             late, _ = ascend(problem, late, states[-1].h, level, growth=FILM_LEVELS[1] / FILM_LEVELS[0])
-        w.append(late[0] if level > -LOG_LOSS_END else states[k].w[0])
+        w.append(late[0] if level > -AT_REST else states[k].w[0])
     distance = norm(unit(np.array(w)) - predicted)
     return {
         "w": np.array(w),

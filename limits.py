@@ -7,9 +7,13 @@ import numpy as np
 from autograd.core import make_vjp
 
 from checks import as_runs, check_separates
-from minibias import Problem, norm, scaled, unit
-from optimizers import choose, trajectory
+from minibias import Problem, norm, normalised_margin, scaled, unit
+from optimizers import choose, follow, trajectory
 from pieces import nearest, smooth
+
+AT_REST = -50.0  # log L where the flow counts as at rest, that is its h: see `rest`
+H_SETTLED = 1e-8  # the largest relative change of h from half of AT_REST to there that counts as settled
+CERTIFIED = 1e-6  # the largest KKT residual of a limit that counts as reached
 
 
 class Limit(NamedTuple):
@@ -102,6 +106,19 @@ def margin_flow(problem, w, h, steps=400):
     check_separates(problem.margins(w))
     *_, state = trajectory(Project(problem, h), begin(problem, w), lambda state: state.steps >= steps)
     return state
+
+
+def rest(problem, conditioner, w, lr=1.0):
+    """The flow from w (runs, p) to log L <= -50: its state, and whether each run's h is settled, (runs,)."""
+    state, _, h, reached = follow(problem, conditioner, w, (AT_REST / 2, AT_REST), lr)
+    return state, reached[-1] & (np.abs(h[0] / h[1] - 1).max(-1) <= H_SETTLED)
+
+
+def fate(problem, state, settled=True):
+    """What became of each run of a state: "ok", or what hinders it, (runs,)."""
+    unsettled = ~np.broadcast_to(settled, len(state.w))
+    told = [state.overflow, normalised_margin(problem, state.w) <= 0, unsettled]
+    return np.select(told, ["overflow", "not separated", "h still moving"], "ok").astype(object)
 
 
 def ascend(problem, w, h, target=1e13, growth=4.0, iterations=100):

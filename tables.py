@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from experiments import CERTIFIED, LOG_LOSS_END, SETTLED
+from limits import AT_REST, CERTIFIED, H_SETTLED
 from minibias import angle_to_ones
 
 EXPLAINED = {
@@ -12,8 +12,8 @@ EXPLAINED = {
     "smaller data or a smaller --lr help",
     "still turning": f"still turning, no limit with a KKT residual of {CERTIFIED:g} or less was reached",
     "not separated": "not separated, the end point misclassifies some sample",
-    "h still moving": f"h still moving, by over {SETTLED:g} of itself from log L = {LOG_LOSS_END / 2:g} to "
-    f"{LOG_LOSS_END:g}, or the end not reached",
+    "h still moving": f"h still moving, by over {H_SETTLED:g} of itself from log L = {AT_REST / 2:g} to "
+    f"{AT_REST:g}, or the end not reached",
     "not finished": "not finished",
 }
 
@@ -68,7 +68,7 @@ def direction(data, results):
             yield f"{about} {mine.sum()} of {len(mine)} runs: {reason(status, r, mine, data['x'])}"
         still = (r["status"] == "ok") & (r["w"] == r["w0"]).all(-1)
         if r["form"] == "flow" and still.any():
-            yield f"{about} {still.sum()} of {len(still)} runs begin below log L = {LOG_LOSS_END:g}"
+            yield f"{about} {still.sum()} of {len(still)} runs begin below log L = {AT_REST:g}"
     if not any(r["separated"].any() for r in results):
         yield "no run separates the data, so the theorem says nothing about them"
 
