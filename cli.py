@@ -12,6 +12,7 @@ import experiments
 import figures
 import film
 import image_figures
+import maps
 import mnist
 import runs
 import tables
@@ -109,12 +110,22 @@ def crossover(args):
     return publish(args, out, figure, found), tables.crossover(found)
 
 
+def starts(args):
+    data = own_data(args)
+    chosen = settings(args, "optimizers", "radii", "starts", "eps", "b", "lr", "loss", "seed", "jobs")
+    out = prepared(args)
+    found = experiments.starts(data=data, report=Progress("starts"), **chosen)
+    figure = maps.starts(found["kkt_points"], found["results"], found["dial"])
+    return publish(args, out, figure, found), tables.starts(found)
+
+
 COMMANDS = {
     "direction": direction,
     "claims": claims_table,
     "margin": margin,
     "epsilon": epsilon,
     "crossover": crossover,
+    "starts": starts,
 }
 
 # ------------------------------------------------------------------------------------ files

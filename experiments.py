@@ -24,6 +24,7 @@ from models import MLP, Linear
 from optimizers import CONDITIONERS, SEPARATES_WITHIN, Flow, descend, follow, start, trajectory
 from pieces import kinks
 from runs import silent, spread
+from starts import SAME, distinct, kkt_points, limits, share_of_best, sphere
 
 FORMS = ("discrete", "flow", "limit")
 LARGEST_JACOBIAN = 2e8  # entries: runs x margins x parameters
@@ -340,3 +341,74 @@ def crossover_job(task):
         "distance_l2": l2,
         "crossing": log_inverse[nearer[-1]] if turned else None,
     }
+
+
+DIAL = tuple(float(10.0**k) for k in range(-6, 11))  # AdaGrad's ε: from its own problem to gradient descent's
+DIAL_STARTS = 40  # of each radius
+
+
+def starts(
+    optimizers=None,
+    radii=(0.1, 1.0, 3.0),
+    starts=2000,
+    data=None,
+    eps=1e-5,
+    b=0.9,
+    lr=None,
+    loss="exp",
+    seed=0,
+    jobs=1,
+    report=silent,
+):
+    """Maps of where every start of a neuron ends, and a dial that turns AdaGrad into gradient descent.
+
+    For the slide "Discussions": AdaGrad is sensitive to initialization.
+    radii     the lengths of the starts; `starts` of them are spread evenly over the sphere of each
+    data      (x, y) of two classes in the plane; None for the authors' data
+    lr        of the flow: a dict optimizer -> number, a number for all, None for 1, the slides' flow
+    Returns {"data", "kkt_points": of the L2 problem, "results": one for each optimizer and radius, "dial":
+    one for each ε of AdaGrad and radius}. In the dial `moved` is max_j ∫ g_j² dt / ε, how far h has come from
+    GD's, and `ratio` the limit's L2 margin over the largest with its sign of v.
+    Raises ValueError for data that are not two classes in the plane.
+    """
+    optimizers = list(CONDITIONERS) if optimizers is None else optimizers
+    x, y = default_data(seed) if data is None else data
+    if x.shape[1] != 2 or classes(y) != 1:
+        about = f"{x.shape[1]} features and {max(2, classes(y))} classes"
+        raise ValueError(f"the map of starts is for two classes in the plane, not for {about}")
+    problem = Problem(build_model("neuron", 2, classes(y)), x, y, loss)
+    lr = lr if isinstance(lr, dict) else dict.fromkeys(optimizers, lr or 1.0)
+    keys = [(name, eps, radius, starts) for name in optimizers for radius in radii]
+    points = kkt_points(problem)
+    if "adagrad" in optimizers and len(points):
+        keys += [("adagrad", e, radius, DIAL_STARTS) for e in DIAL for radius in radii]
+    tasks = [(problem, CONDITIONERS[name](e, b), lr[name], radius * sphere(n)) for name, e, radius, n in keys]
+    found = [
+        {"optimizer": name, "eps": e, "radius": radius} | result
+        for (name, e, radius, _), result in zip(keys, spread(starts_job, tasks, jobs, report))
+    ]
+    maps, dial = found[: len(optimizers) * len(radii)], found[len(optimizers) * len(radii) :]
+    ends = {(r["optimizer"], r["radius"]): r["w"] for r in maps}
+    for r in maps:
+        gd = ends.get(("gd", r["radius"]), np.nan * r["w"])
+        both = np.isfinite(r["w"] + gd).all(-1)
+        r["limits"] = len(distinct(r["w"]))
+        r["differs_from_gd"] = (norm(r["w"] - gd)[both] > SAME).mean() if both.any() else None
+    for r in dial:
+        with np.errstate(over="ignore"):
+            r["moved"] = (r["S"] / r["eps"]).max(-1)
+        r["ratio"] = share_of_best(problem, r["w"], points)
+    for r in found:
+        del r["S"]
+        numbers = {"w", "kkt_residual", "margin", "moved", "ratio"} & set(r)
+        r |= {name: with_nulls(r[name]) for name in numbers}
+    kkt = {"w": points, "margin": normalised_margin(problem, points)}
+    return {"data": {"x": x, "y": y}, "kkt_points": kkt, "results": maps, "dial": dial}
+
+
+def starts_job(task):
+    """All runs of one optimizer from the starts w0, with the seconds that they took."""
+    problem, conditioner, lr, w0 = task
+    clock = time.perf_counter()
+    found = limits(problem, conditioner, w0, lr)
+    return {"starts": w0} | found | {"seconds": time.perf_counter() - clock}

@@ -91,6 +91,13 @@ def epsilons(text):
     return sorted(values)
 
 
+def radii(text):
+    values = [positive(part) for part in text.split(",")]
+    if len(set(values)) < len(values):
+        raise argparse.ArgumentTypeError(f"expected different numbers above 0, got {text!r}")
+    return values
+
+
 def model_name(text):
     kind, _, widths = text.partition(":")
     if text not in ("neuron", "linear") and not (
@@ -192,6 +199,22 @@ Prints a table, writes OUT/crossover.json and OUT/crossover.png.""",
     shown = f"two or more, from {experiments.SMALLEST_EPSILON:g} on (1e-80,1e-40,1e-20,1e-10,1e-5,1e-3)"
     flag(sub, "epsilons", epsilons, [1e-80, 1e-40, 1e-20, 1e-10, 1e-5, 1e-3], shown)
     flag(sub, "data", filled, None, f"{TABLE} (eight points in the plane)", metavar="FILE")
+
+    sub = studies.add_parser(
+        "starts",
+        help="a map of the limits: where every start of a neuron ends under each optimizer",
+        description="""\
+The slides' "Discussions": AdaGrad is sensitive to initialization. Starts spread over spheres, in the three
+parameters of a neuron, each with its certified limit under every optimizer. GD's, RMSProp's and Adam's are
+the few KKT points of one problem, though not from the same starts; AdaGrad's are as many as its starts. Then
+a dial: from AdaGrad with a small ε to one with a large ε, which is gradient descent.
+Prints a table, writes OUT/starts.json and OUT/starts.png.""",
+        epilog="example: python experiments.py starts --radii 1 --starts 500 --data points.csv",
+    )
+    common(sub, "exp", lambda names: dict.fromkeys(names, 1.0))
+    flag(sub, "radii", radii, [0.1, 1.0, 3.0], "lengths of the starts, each above 0 (0.1,1,3)")
+    flag(sub, "starts", count, 2000, "starts of each length, from 1 on (%(default)s)")
+    flag(sub, "data", filled, None, f"{TABLE}, in the plane (the authors' data)", metavar="FILE")
     return top
 
 

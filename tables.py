@@ -181,3 +181,42 @@ def crossover(found):
         )
     if any(r["status"] == "ok" and r["crossing"] is None for r in results):
         yield "none: the run was never nearer to ℓ∞, or still is at its end"
+
+
+def starts(found):
+    """Where the starts end, a row for each optimizer and radius, and the dial, a row for each ε."""
+    points = found["kkt_points"]
+    for w, margin in zip(points["w"], points["margin"]):
+        yield f"KKT point of the L2 problem: ({w[0]:.6f}, {w[1]:.6f}, {w[2]:.6f}), margin {margin:.6g}"
+    yield (
+        f"{'optimizer':9} {'radius':>6} {'ok':>11} {'limits':>7} {'others than GD':>15}"
+        f" {'margin: smallest':>17} {'median':>9} {'largest':>9} {'KKT residual':>13}  seconds"
+    )
+    for r in found["results"]:
+        ok = r["status"] == "ok"
+        about = f"{r['optimizer']:9} {r['radius']:6g} {ok.sum():>5}/{len(ok):<5} {r['limits']:>7}"
+        if ok.any():
+            differs = "" if r["differs_from_gd"] is None else f"{100 * r['differs_from_gd']:.2f} %"
+            margin, residual = r["margin"][ok].astype(float), r["kkt_residual"][ok].max()
+            about += f" {differs:>15} {margin.min():>17.4g} {np.median(margin):>9.4g} {margin.max():>9.4g}"
+            about += f" {residual:>13.1e} {r['seconds']:>8.1f}"
+        yield about
+    for r in found["results"]:
+        for status in sorted(set(r["status"]) - {"ok"}):
+            number = f"{np.sum(r['status'] == status)} of {len(r['status'])} starts"
+            yield f"{r['optimizer']}, radius {r['radius']:g}: {number}: {EXPLAINED[status]}"
+    if not any((r["status"] == "ok").any() for r in found["results"]):
+        yield "no start leads to a limit, so there is nothing to draw a map of"
+    if found["dial"]:
+        yield (
+            f"{'AdaGrad, ε':>12} {'starts ok':>10} {'max ∫ g² dt / ε':>16}"
+            f" {'1 - margin / largest: median':>29} {'most':>9}"
+        )
+    for eps in dict.fromkeys(r["eps"] for r in found["dial"]):
+        mine = [r for r in found["dial"] if r["eps"] == eps]
+        ok, moved, ratio = (np.concatenate([r[name] for r in mine]) for name in ("status", "moved", "ratio"))
+        about, ok = f"{eps:>12g} {np.sum(ok == 'ok'):>5}/{len(ok):<4}", ok == "ok"
+        if ok.any():
+            moved, lost = moved[ok].astype(float), 1 - ratio[ok].astype(float)
+            about += f" {np.median(moved):>16.2e} {np.median(lost):>29.2e} {lost.max():>9.2e}"
+        yield about
