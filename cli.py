@@ -14,6 +14,7 @@ import film
 import image_figures
 import maps
 import mnist
+import paths
 import runs
 import tables
 from claims import claims
@@ -33,7 +34,8 @@ def direction(args):
     found = experiments.direction(data=data, report=Progress("direction"), **chosen)
     x, y = found["data"].values()
     model = experiments.build_model(args.model, x.shape[1], classes(y), args.slope)
-    written = publish(args, out, figures.direction(x, y, found["results"], model), found)
+    figure = figures.direction(x, y, found["results"], model, found.pop("ways"))
+    written = publish(args, out, figure, found)
     if animation:
         save = lambda path: animation.save(path, writer=film.Gif(fps=10), dpi=100)  # noqa: E731
         written.append(runs.write(out / "direction.gif", save))
@@ -46,7 +48,7 @@ def film_of_direction(args, data):
         raise ValueError("argument --film: the film shows lines through 0, expected no --constant")
     shown = [name for name in args.optimizers if name != "adam" or "rmsprop" not in args.optimizers]
     chosen = settings(args, "runs", "model", "slope", "eps", "b", "loss", "seed")
-    found = experiments.film(shown, data=data, **chosen)
+    found = paths.film(shown, data=data, **chosen)
     return film.film(**found.pop("data"), **found)
 
 

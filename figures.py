@@ -130,23 +130,52 @@ def boundary(axes, model, w, reach, style):
             axes.plot(*decision_line(normal, reach), ":", color=hue, lw=0.7, alpha=0.7, zorder=1)
 
 
-def direction(x, y, results, model=None):
+def the_way(axes, x, y, way, predicted, optimizer):
+    """The angle of a neuron's decision normal on the way of the first thirty runs, against log 1/L.
+
+    `way` is what `paths.way` returns. The predictions are triangles at the right edge.
+    """
+    middle = np.arctan2(*(y @ x)[::-1])  # within 90° of every normal that separates
+
+    def angle(w):
+        n = np.sign(w[..., 2:]) * w[..., :2]
+        return np.degrees(middle + (np.arctan2(n[..., 1], n[..., 0]) - middle + np.pi) % (2 * np.pi) - np.pi)
+
+    hue, known = colour(optimizer), predicted[np.isfinite(predicted).all(-1)][:30]
+    axes.plot(10 ** way["far"][:, :30], angle(way["w"])[:, :30], color=hue, lw=0.7, alpha=0.7)
+    edge = {"transform": axes.get_yaxis_transform(), "clip_on": False}
+    axes.plot(0 * known[:, 0] + 1.035, angle(known), "<", color=hue, ms=7, mec="white", mew=0.5, **edge)
+    axes.set(xscale="log", xlim=(1, 1e6), xlabel=r"$\log\,1/L$")
+    axes.grid(color="0.92")
+
+
+def direction(x, y, results, model=None, ways=None):
     """Directions of h_∞, normalised margins, errors and, for two classes in the plane, `decisions`.
 
-    The model is needed for support vectors and for the boundaries of anything but a neuron.
+    The model is needed for support vectors and for the boundaries of anything but a neuron, `ways` for the
+    panels of `the_way`: what `experiments.direction` returns under that name.
     """
     optimizers = list(dict.fromkeys(r["optimizer"] for r in results))
     limits = [r for r in results if r["form"] == "limit" and any(e is not None for e in r["direction_error"])]
     plane = x.shape[1] == 2 and results[0]["w"].shape[-1] == 3
-    figure = Figure(figsize=(11, 6.6) if plane else (14, 3.8), layout="constrained")
+    heights = [3, 2.8, 3.7] if ways and limits else [3, 3.7]
+    figure = Figure(figsize=(11, sum(heights)) if plane else (14, 3.8), layout="constrained")
     if plane:
-        top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.35))
+        top, *middle, bottom = figure.subfigures(len(heights), 1, height_ratios=heights)
         for axes, optimizer in zip(top.subplots(1, len(optimizers), squeeze=False)[0], optimizers):
             octant(axes, [r for r in results if r["optimizer"] == optimizer])
         top.suptitle(
             r"directions of $h_\infty$ of all runs on the positive octant; star: $(1,1,1)/\sqrt{3}$",
             fontsize=11,
         )
+        for part in middle:
+            panels = part.subplots(1, len(optimizers), squeeze=False, sharey=True)[0]
+            for axes, optimizer in zip(panels, optimizers):
+                (r,) = (r for r in results if (r["optimizer"], r["form"]) == (optimizer, "limit"))
+                the_way(axes, x, y, ways[optimizer], r["predicted"].astype(float), optimizer)
+            panels[0].set_ylabel("angle of the decision\nline's normal (degrees)")
+            words = "the way there (30 runs at most; margin flow from log 1/L = 50 on), triangles: predicted"
+            part.suptitle(words, fontsize=11)
         *left, right = bottom.subplots(1, 2 + bool(limits))
         decisions(right, x, y, results, model)
     else:

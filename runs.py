@@ -101,6 +101,11 @@ def write_results(out, study, content, draw):
     return [write(out / f"{study}.json", fill), out / f"{study}.png"]
 
 
+def with_nulls(a):
+    """The array with None, JSON's null, where there is nothing finite to say."""
+    return np.where(np.isfinite(a), a, None)
+
+
 def versions():
     """The versions that a result depends on."""
     packages = ("numpy", "autograd", "matplotlib")

@@ -19,7 +19,7 @@ LIBRARY = (
     "dialects datasets solvers checks losses models pieces minibias optimizers limits starts cnn".split()
 )
 STATEMENTS = "cases theorems discussions claims".split()
-ORDER = LIBRARY + "runs figures film maps image_figures experiments mnist".split() + STATEMENTS
+ORDER = LIBRARY + "runs figures film maps image_figures paths experiments mnist".split() + STATEMENTS
 ORDER += "tables flags cli".split()
 STUDIES = {"experiments", "mnist", "claims"}
 
