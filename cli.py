@@ -53,10 +53,12 @@ def film_of_direction(args, data):
 
 
 def claims_table(args):
-    out = prepared(args)
+    out = prepared(args, "claims.md")
     found = claims(report=Progress("claims"), **settings(args, "seed", "eps", "b", "lr", "runs", "jobs"))
     rows = found["claims"]
     written = publish(args, out, figures.claims(found["proof"]), {"claims": rows})
+    page = "\n".join(tables.claims_in_markdown(rows, runs.versions())) + "\n"
+    written.append(runs.write(out / "claims.md", lambda path: path.write_text(page, "utf-8")))
     failed = any(row["kind"] == "theorem" and not row["holds"] for row in rows)
     return written, tables.claims(rows), int(failed)
 
@@ -151,9 +153,9 @@ def settings(args, *names):
     return {name: getattr(args, name) for name in names}
 
 
-def prepared(args):
-    """The folder for the study's files."""
-    return runs.prepare(args.out, f"{args.study}.json", f"{args.study}.png")
+def prepared(args, *more):
+    """The folder for the study's files, OUT/STUDY.json, OUT/STUDY.png and `more`."""
+    return runs.prepare(args.out, f"{args.study}.json", f"{args.study}.png", *more)
 
 
 def publish(args, out, figure, content):

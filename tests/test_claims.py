@@ -2,14 +2,18 @@
 
 import dataclasses
 import inspect
+import pathlib
+import re
 
 import numpy as np
 import pytest
 
 import claims
 import figures
+import tables
 from cases import Case, Qian
 from discussions import risks
+from losses import LOSSES
 from optimizers import CONDITIONERS, GD, AdaGrad, RMSProp
 
 MEASURED = {}  # what a worker returned, by its task, so that what the tests have in common is measured once
@@ -186,3 +190,28 @@ def test_risks_of_gradient_flow_and_ridge_against_the_estimators_themselves(n, p
             np.testing.assert_allclose(
                 ridge, risk(np.linalg.solve(X.T @ X / n + np.eye(p) / t, X.T / n)), rtol=1e-12
             )
+
+
+def statements(page):
+    """The claims of a table in Markdown with their bounds, whatever optimizer and loss they are about."""
+    rows = re.findall(r"(?m)^\| `(.*?)` \| (?:.*[^\\])?\| ([≤≥] \S+) \| [a-zA-Z ]+ \|$", page)
+    assert len(rows) == page.count("\n| `") > 50
+    return {
+        (re.sub(rf"\b({'|'.join([*CONDITIONERS, *LOSSES])})\b", "*", name), bound) for name, bound in rows
+    }
+
+
+def test_the_page_has_the_rows_of_today(monkeypatch):
+    """`docs/claims.md` says how its table is made anew; this fails where that was forgotten."""
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "claims.md").read_text()
+    head, mark, table = page.partition("\n<!-- the table")
+    today = "\n".join(tables.claims_in_markdown(study(monkeypatch)["claims"], {"numpy": "2"}))
+    assert mark and "| `" not in head and statements(table) == statements(today)
+
+
+def test_a_row_of_the_page_has_its_six_cells(monkeypatch):
+    rows = study(monkeypatch)["claims"]
+    lines = [line for line in tables.claims_in_markdown(rows, {}) if line.startswith("| `")]
+    assert len(lines) == len(rows)
+    for line in lines:
+        assert len(re.findall(r"(?<!\\)\|", line)) == 7 and "<" not in line, line
