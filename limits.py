@@ -116,8 +116,9 @@ def rest(problem, conditioner, w, lr=1.0):
 
 def fate(problem, state, settled=True):
     """What became of each run of a state: "ok", or what hinders it, (runs,)."""
-    unsettled = ~np.broadcast_to(settled, len(state.w))
-    told = [state.overflow, normalised_margin(problem, state.w) <= 0, unsettled]
+    with np.errstate(invalid="ignore"):  # w = 0 has no direction, nor any margin
+        separates = normalised_margin(problem, state.w) > 0
+    told = [state.overflow, ~separates, ~np.broadcast_to(settled, len(separates))]
     return np.select(told, ["overflow", "not separated", "h still moving"], "ok").astype(object)
 
 
