@@ -23,7 +23,7 @@ from minibias import Problem, certificate, norm, normalised_margin, predict, pre
 from models import MLP, Linear
 from optimizers import CONDITIONERS, SEPARATES_WITHIN, Flow, descend, follow, start, trajectory
 from pieces import kinks
-from runs import silent, spread
+from runs import say, silent, spread
 from starts import SAME, distinct, kkt_points, limits, share_of_best, sphere
 
 FORMS = ("discrete", "flow", "limit")
@@ -135,11 +135,21 @@ def direction_job(task):
 
 
 def flow_to_rest(problem, conditioner, w0, scale=1.0):
-    """The flow to log L <= -50 on data x / scale, as a state for x, and whether h has settled there."""
+    """The flow to log L <= -50 on data x / scale, as a state for x, and whether h has settled there.
+
+    It says on the way how far it is.
+    """
     small = copy.copy(problem)
     small.x = problem.x / scale
-    flow, settled = rest(small, conditioner, w0)
+    flow, settled = rest(small, conditioner, w0, watch=lambda s: say(how_far(type(conditioner).__name__, s)))
     return (flow if scale == 1 else flow._replace(w=flow.w / scale)), settled
+
+
+def how_far(name, state):
+    """A few words on a flow that is under way."""
+    return (
+        f"{name} at log L = {state.log_loss[state.alive].max(initial=-np.inf):.4g} after {state.steps} steps"
+    )
 
 
 def safe_scale(problem, conditioner):
@@ -325,6 +335,7 @@ def crossover_job(task):
     done = lambda state: (state.log_loss <= end) | (state.steps >= 5 * SEPARATES_WITHIN)  # noqa: E731
     origin = start(problem, conditioner, np.zeros((1, problem.model.size)))
     for state in trajectory(Flow(problem, conditioner, lr), origin, done):
+        say(how_far(f"{optimizer}, ε = {conditioner.eps:g},", state))
         if state.steps and not state.overflow[0]:
             path.append((-state.log_loss[0], *norm(unit(state.w) - directions)))
     log_inverse, linf, l2 = np.reshape(path, (-1, 3)).T

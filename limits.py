@@ -108,9 +108,9 @@ def margin_flow(problem, w, h, steps=400):
     return state
 
 
-def rest(problem, conditioner, w, lr=1.0):
+def rest(problem, conditioner, w, lr=1.0, watch=lambda state: None):
     """The flow from w (runs, p) to log L <= -50: its state, and whether each run's h is settled, (runs,)."""
-    state, _, h, reached = follow(problem, conditioner, w, (AT_REST / 2, AT_REST), lr)
+    state, _, h, reached = follow(problem, conditioner, w, (AT_REST / 2, AT_REST), lr, watch=watch)
     return state, reached[-1] & (np.abs(h[0] / h[1] - 1).max(-1) <= H_SETTLED)
 
 
