@@ -77,6 +77,8 @@ STATEMENTS = {
         theorems.networks_tend_to_kkt_points,
         theorems.several_classes,
         theorems.discrete_update_heads_for_a_kkt_point,
+        discussions.starts_over_a_sphere,
+        discussions.large_epsilon_turns_adagrad_into_gd,
     ),
     "a case beside AdaGrad's": (discussions.margin_is_at_least_adagrads,),
     "an example": (discussions.direction_of_adagrad_for_a_linear_model,),

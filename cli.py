@@ -5,6 +5,7 @@ import os
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ[name] = "1"  # before NumPy is imported: numbers must not depend on the machine's cores
 
+import shutil
 import sys
 import time
 
@@ -167,22 +168,23 @@ def publish(args, out, figure, content):
 
 
 class Progress:
-    """The share of all work that is done, with the time left, on stderr if that is a terminal."""
+    """The share of all work that is done, with the time left or a word, on stderr if that is a terminal."""
 
     def __init__(self, label):
         self.label, self.begun, self.first = label, time.monotonic(), None
 
-    def __call__(self, shares):
+    def __call__(self, shares, word=""):
         if not (shares and sys.stderr.isatty()):
             return
         share = sum(shares) / len(shares)
         self.first = share if self.first is None else self.first
-        when = ""
-        if share > self.first:
+        when = f"; {word}" if word else ""
+        if share > self.first and not word:
             left = (time.monotonic() - self.begun) / (share - self.first) * (1 - share)
             when = f", about {left / 60:.0f} min left" if left > 90 else f", about {left:.0f} s left"
         text = f"{self.label}: {shares.count(1.0)} of {len(shares)} done, {100 * share:.0f} %{when}"
-        print(f"\r{text:75}", end="\n" if share == 1 else "", file=sys.stderr, flush=True)
+        width = shutil.get_terminal_size().columns - 1
+        print(f"\r{text[:width]:{width}}", end="\n" if share == 1 else "", file=sys.stderr, flush=True)
 
 
 def main(argv=None):
@@ -201,6 +203,9 @@ def main(argv=None):
             print(line)
         print("wrote", *written)
         return sum(status)
+    except BrokenPipeError:  # whoever read the table has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("error: interrupted, no result file was touched", file=sys.stderr)
         return 130

@@ -9,6 +9,8 @@ import numpy as np
 
 from cases import row
 from minibias import certificate, norm, normalised_margin, unit
+from optimizers import AdaGrad
+from starts import distinct, kkt_points, limits, share_of_best, sphere
 
 DISCUSSIONS, QIAN = "Discussions", "Related Work: Qian and Qian (2019)"
 
@@ -65,6 +67,36 @@ def forgetting_and_epsilon_speed_training_up(case, adagrad):
     text += f"{np.median(sooner):g} and {np.median(later):g} steps"
     name, chance = f"epsilon_speeds_up.{case.optimizer}", sign_test(sooner, later)
     yield row(name, DISCUSSIONS, text, chance, "<=", 0.01, "observation")
+
+
+def starts_over_a_sphere(case):
+    """Slide "Discussions": AdaGrad is sensitive to initialization; RMSProp and Adam share GD's problem."""
+    w = limits(case.problem, case.conditioner, sphere(200))["w"]
+    count = np.isfinite(w).all(-1).sum()
+    if case.conditioner.isotropic:
+        points = kkt_points(case.problem)
+        # both are good to rounding; 1e-6 is what a limit of any model is held to
+        text = (
+            f"limits from {count} starts: distance to the nearest of GD's {len(points)} KKT points, largest"
+        )
+        distance = np.fmax.reduce(norm(w[:, None] - points).min(1))
+        yield row(f"starts.isotropic.{case}", DISCUSSIONS, text, distance, "<=", 1e-6)
+    if case.optimizer == "adagrad":
+        # half of the starts; the other optimizers' problem has two KKT points
+        text = f"limits from {count} starts: how many are different, told apart at 1e-6"
+        yield row(f"starts.{case}", DISCUSSIONS, text, len(distinct(w)), ">=", 100, "observation")
+
+
+def large_epsilon_turns_adagrad_into_gd(case):
+    """Slide "Discussions": AdaGrad's margin is worse; with ε far above ∫ g², though, its h is GD's."""
+    if case.optimizer == "adagrad":
+        eps, points = 1e10, kkt_points(case.problem)
+        found = limits(case.problem, AdaGrad(eps), sphere(40))
+        near = (found["S"] / eps).max(-1) < 1e-3
+        ratio = share_of_best(case.problem, found["w"], points)[near]
+        # the components of h differ by 1e-3 at most, and the margin is flat where it is largest
+        text = f"L2 margin over the largest where max ∫ g² dt / ε < 1e-3, smallest of {len(ratio)} runs"
+        yield row(f"dial.{case}", DISCUSSIONS, text, ratio.min(initial=np.inf), ">=", 0.999, "observation")
 
 
 def sign_test(sooner, later):

@@ -18,13 +18,13 @@ import time
 import numpy as np
 
 from datasets import classes, crossover_data, default_data
-from limits import CERTIFIED, fate, h_settled, margin_path
+from limits import CERTIFIED, fate, h_settled, margin_path, put
 from minibias import Problem, certificate, norm, normalised_margin, predict, predict_linf, unit
 from models import MLP, Linear
 from optimizers import CONDITIONERS, SEPARATES_WITHIN, Flow, descend, follow, start, trajectory
 from paths import WAY, way
 from pieces import kinks
-from runs import silent, spread, with_nulls
+from runs import say, silent, spread, with_nulls
 from starts import SAME, distinct, kkt_points, limits, share_of_best, sphere
 
 FORMS = ("discrete", "flow", "limit")
@@ -66,8 +66,7 @@ def direction(
     jobs=1,
     report=silent,
 ):
-    """The directions of h_∞, the margins and the limits of many initialisations (slide "Directions of
-    h_∞").
+    """The directions of h_∞, the margins and the limits of many starts (slide "Directions of h_∞").
 
     optimizers  names in CONDITIONERS, None for all of them
     forms       some of "discrete", `steps` updates; "flow", until log L <= -50; "limit", where the flow ends
@@ -137,11 +136,22 @@ def direction_job(task):
 
 
 def flow_to_rest(problem, conditioner, w0, scale=1.0):
-    """The flow to log L <= -50 on data x / scale: a state for x, whether h has settled, and w on its WAY."""
+    """The flow to log L <= -50 on data x / scale: a state for x, whether h has settled, and w on its WAY.
+
+    It says as it goes how far it is.
+    """
     small = copy.copy(problem)
     small.x = problem.x / scale
-    flow, w, h, reached = follow(small, conditioner, w0, WAY)
+    watch = lambda state: say(how_far(type(conditioner).__name__, state))  # noqa: E731
+    flow, w, h, reached = follow(small, conditioner, w0, WAY, watch=watch)
     return flow._replace(w=flow.w / scale), h_settled(h[-2:], reached[-1]), w / scale
+
+
+def how_far(name, state):
+    """A few words on a flow that is under way."""
+    return (
+        f"{name} at log L = {state.log_loss[state.alive].max(initial=-np.inf):.4g} after {state.steps} steps"
+    )
 
 
 def safe_scale(problem, conditioner):
@@ -162,12 +172,6 @@ def limit(problem, w, h, good):
     Returns w, scaled to q_min = 1 in these runs; a dict of arrays over the runs, NaN in the others; and the
     states of the margin flow, of the `good` runs alone.
     """
-    blank = np.full(len(w), np.nan)
-    names = ["direction_error", "kkt_residual", "kkt_residual_unweighted", "kkt_residual_one_gradient"]
-    names += ["kinks", "log10_log_inverse_loss", "last_move", "crowded"]
-    found = {"predicted": np.full(w.shape, np.nan)} | {name: blank.copy() for name in names}
-    if not good.any():
-        return w, found, []
     at, h = w[good], h[good]
     path = list(margin_path(problem, at, h))
     end = path[-1]
@@ -186,11 +190,9 @@ def limit(problem, w, h, good):
         "last_move": end.last_move,
         "crowded": end.crowded,
     }
-    for name, values in measured.items():
-        found[name][good] = values
-    w = w.copy()
-    w[good] = end.w
-    return w, found, path
+    nothing = lambda values: np.full((len(w), *values.shape[1:]), np.nan)  # noqa: E731
+    found = {name: put(nothing(values), good, values) for name, values in measured.items()}
+    return put(w, good, end.w), found, path
 
 
 def crossover(
@@ -260,6 +262,7 @@ def crossover_job(task):
     done = lambda state: (state.log_loss <= end) | (state.steps >= 5 * SEPARATES_WITHIN)  # noqa: E731
     origin = start(problem, conditioner, np.zeros((1, problem.model.size)))
     for state in trajectory(Flow(problem, conditioner, lr), origin, done):
+        say(how_far(f"{optimizer}, ε = {conditioner.eps:g},", state))
         if state.steps and not state.overflow[0]:
             path.append((-state.log_loss[0], *norm(unit(state.w) - directions)))
     log_inverse, linf, l2 = np.reshape(path, (-1, 3)).T

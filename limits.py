@@ -113,9 +113,9 @@ def margin_path(problem, w, h, steps=400):
     return trajectory(Project(problem, h), begin(problem, w), lambda state: state.steps >= steps)
 
 
-def rest(problem, conditioner, w, lr=1.0):
+def rest(problem, conditioner, w, lr=1.0, watch=lambda state: None):
     """The flow from w (runs, p) to log L <= -50: its state, and whether each run's h is settled, (runs,)."""
-    state, _, h, reached = follow(problem, conditioner, w, (AT_REST / 2, AT_REST), lr)
+    state, _, h, reached = follow(problem, conditioner, w, (AT_REST / 2, AT_REST), lr, watch=watch)
     return state, h_settled(h, reached[-1])
 
 
@@ -126,8 +126,9 @@ def h_settled(h, reached):
 
 def fate(problem, state, settled=True):
     """What became of each run of a state: "ok", or what hinders it, (runs,)."""
-    unsettled = ~np.broadcast_to(settled, len(state.w))
-    told = [state.overflow, normalised_margin(problem, state.w) <= 0, unsettled]
+    with np.errstate(invalid="ignore"):  # w = 0 has no direction, nor any margin
+        separates = normalised_margin(problem, state.w) > 0
+    told = [state.overflow, ~separates, ~np.broadcast_to(settled, len(separates))]
     return np.select(told, ["overflow", "not separated", "h still moving"], "ok").astype(object)
 
 

@@ -289,12 +289,12 @@ def descend(problem, conditioner, w, lr, steps, record=()):
 SEPARATES_WITHIN = 20_000  # steps of the flow; the default study needs about 700
 
 
-def follow(problem, conditioner, w, levels=(-25.0, -50.0), lr=1.0, c=0.1):
+def follow(problem, conditioner, w, levels=(-25.0, -50.0), lr=1.0, c=0.1, watch=lambda state: None):
     """The flow from w (runs, p) until log L of every run is at the last of the falling `levels`.
 
     Returns the state, then w and h (levels, runs, p) where each run passed each level, and `reached` (levels,
     runs). A run that has not separated the data after 20,000 steps stops, one that is not at the last level
-    after five times as many too.
+    after five times as many too. `watch` is shown each state.
     """
 
     def done(state):
@@ -307,6 +307,7 @@ def follow(problem, conditioner, w, levels=(-25.0, -50.0), lr=1.0, c=0.1):
     passed_w, passed_h = (np.repeat(a[None], len(levels), 0) for a in (first.w, first.h))
     reached = np.zeros((len(levels), len(first.w)), bool)
     for state in trajectory(Flow(problem, conditioner, lr, c), first, done):
+        watch(state)
         for k, level in enumerate(levels):
             new = ~reached[k] & (state.log_loss <= level)
             passed_w[k, new], passed_h[k, new] = state.w[new], state.h[new]

@@ -4,6 +4,7 @@ import ctypes
 import hashlib
 import io
 import json
+import math
 import multiprocessing
 import os
 import pathlib
@@ -112,8 +113,20 @@ def versions():
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def silent(shares):
+def silent(shares, word=""):
     """The report of a study that does not say how far it is."""
+
+
+HEARD = []  # what hears the words of this process's jobs, the last one first
+SAY_EVERY = 1.0  # seconds
+said = [-math.inf]  # when the last word was
+
+
+def say(word):
+    """Tell whoever waits for this job how far it is, in a few words, and once a second at most."""
+    if HEARD and time.monotonic() > said[0] + SAY_EVERY:
+        said[0] = time.monotonic()
+        HEARD[-1](word)
 
 
 def keep_freed_memory():
@@ -128,9 +141,13 @@ def keep_freed_memory():
         pass
 
 
-def begin_worker(parent):
-    """Worker set-up: a worker whose parent is gone ends at once, so that no orphan goes on computing."""
+def begin_worker(parent, words):
+    """Worker set-up: a worker whose parent is gone ends at once, so that no orphan goes on computing.
+
+    What its jobs say goes to the queue `words`.
+    """
     keep_freed_memory()
+    HEARD.append(words.put)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and ends its workers
 
     def watch():
@@ -154,8 +171,8 @@ class Here(Executor):
 
 
 @contextmanager
-def executor(jobs, tasks, dask=None):
-    """An executor for so many tasks, and how many of them to keep under way.
+def executor(jobs, tasks, dask=None, hear=lambda word: None):
+    """An executor for so many tasks, and how many of them to keep under way; `hear` is told what they say.
 
     jobs 1, or a single task, stays in this process, more are processes; dask is the address of a Dask
     cluster, whose workers are sent the library files. Raises ValueError where the package distributed is
@@ -183,12 +200,17 @@ def executor(jobs, tasks, dask=None):
         except ImportError as problem:
             raise OSError(f"the Dask workers lack a package: {problem}") from None
     elif jobs == 1 or tasks <= 1:
-        yield Here(), 1
+        HEARD.append(hear)
+        try:
+            yield Here(), 1
+        finally:
+            HEARD.pop()
     else:
         spawn = multiprocessing.get_context("spawn")  # fork would copy a process that has threads
-        count = min(jobs, tasks)
+        count, words, over = min(jobs, tasks), spawn.SimpleQueue(), threading.Event()
+        threading.Thread(target=listen, args=(words, hear, over), daemon=True).start()
         try:
-            with ProcessPoolExecutor(count, spawn, begin_worker, (os.getpid(),)) as pool:
+            with ProcessPoolExecutor(count, spawn, begin_worker, (os.getpid(), words)) as pool:
                 try:
                     yield pool, count
                 except KeyboardInterrupt:
@@ -199,18 +221,29 @@ def executor(jobs, tasks, dask=None):
             raise OSError(
                 "a worker process was killed, perhaps for want of memory; fewer --jobs need less"
             ) from None
+        finally:
+            over.set()
+
+
+def listen(words, hear, over):
+    """Pass on what comes from a queue until the event `over`; a killed worker may leave the queue locked."""
+    while not over.wait(0.2):
+        while not words.empty():
+            hear(words.get())
 
 
 def spread(job, tasks, jobs, report=silent):
-    """The list of job(task) for every task, over `jobs` processes; 1 stays in this process. `report` as in
-    `resume`.
+    """The list of job(task) for every task, over `jobs` processes; 1 stays in this process.
+
+    report(shares, word) hears the share of every task that is done, as in `resume`, and what a job may `say`.
     """
     results = []
-    with executor(jobs, len(tasks)) as (pool, _):
-        report([0.0] * len(tasks))
+    shares = lambda: [1.0] * len(results) + [0.0] * (len(tasks) - len(results))  # noqa: E731
+    with executor(jobs, len(tasks), hear=lambda word: report(shares(), word)) as (pool, _):
+        report(shares())
         for result in pool.map(job, tasks):
             results.append(result)
-            report([1.0] * len(results) + [0.0] * (len(tasks) - len(results)))
+            report(shares())
     return results
 
 

@@ -42,8 +42,8 @@ def limits(problem, conditioner, w0, lr=1.0):
 
 
 def kkt_points(problem):
-    """The KKT points of the L2 problem that gradient descent finds from sixty starts: (points, p), unit."""
-    flow, settled = rest(problem, GD(), sphere(60))
+    """The KKT points of the L2 problem that gradient descent finds from thirty starts: (points, p), unit."""
+    flow, settled = rest(problem, GD(), sphere(30))
     ends = flow.w[fate(problem, flow, settled) == "ok"]
     return distinct(unit(predict(problem, ends, np.ones_like(ends)))) if len(ends) else ends
 

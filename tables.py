@@ -7,7 +7,7 @@ import numpy as np
 
 from limits import AT_REST, CERTIFIED, H_SETTLED
 from minibias import angle_to_ones
-from optimizers import CONDITIONERS
+from optimizers import CONDITIONERS, SEPARATES_WITHIN
 
 EXPLAINED = {
     "overflow": "overflow, float64 cannot hold the loss or h at the next step; "
@@ -16,7 +16,7 @@ EXPLAINED = {
     "not separated": "not separated, the end point misclassifies some sample",
     "h still moving": f"h still moving, by over {H_SETTLED:g} of itself from log L = {AT_REST / 2:g} to "
     f"{AT_REST:g}, or the end not reached",
-    "not finished": "not finished",
+    "not finished": f"not finished in {5 * SEPARATES_WITHIN} steps; features of one scale help",
 }
 
 

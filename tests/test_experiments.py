@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -410,8 +411,32 @@ def test_progress_goes_to_a_terminal_alone_and_tells_the_time_left(monkeypatch, 
             [1.0, 1.0],
         ):  # half of the work in ten seconds leaves five for the last quarter
             progress(shares)
+        progress([0.0, 0.5], "GD at log L = -3")
         lines = [line.strip() for line in capsys.readouterr().err.split("\r")]
-        assert lines == (said if terminal else [""])
+        word = "study: 0 of 2 done, 25 %; GD at log L = -3"
+        assert lines == ([*said, word] if terminal else [""])
+
+
+def test_a_long_flow_says_its_log_loss():
+    """To whoever follows the study: here with no second between two words."""
+    heard = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("runs.SAY_EVERY", -1.0)
+        hear = lambda shares, word="": heard.append(word)  # noqa: E731
+        experiments.direction(("gd",), ("flow",), runs=2, report=hear)
+        experiments.crossover(("adam",), (1e-5, 1e-3), report=hear)
+    assert any(re.fullmatch(r"GD at log L = -4\d\.\d+ after \d+ steps", word) for word in heard)
+    assert any(word.startswith("adam, ε = 1e-05, at log L = -") for word in heard)
+
+
+def test_a_reader_who_stops_reading_the_table_is_no_error(tmp_path):
+    command = [sys.executable, "experiments.py", "direction", "--optimizers", "gd", "--runs", "2"]
+    flags = ["--forms", "discrete", "--steps", "3", "--out", str(tmp_path)]
+    pipe, end = os.pipe()
+    os.close(pipe)
+    process = subprocess.run([*command, *flags], cwd=ROOT, stdout=end, stderr=subprocess.PIPE, text=True)
+    os.close(end)
+    assert process.returncode == 0 and not process.stderr and (tmp_path / "direction.json").exists()
 
 
 def test_leftovers_of_killed_processes_are_swept(tmp_path):

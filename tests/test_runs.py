@@ -1,6 +1,7 @@
 """Checkpoints: what is whole, what is damaged, and that the pieces a task is done in do not show."""
 
 import os
+import time
 
 import numpy as np
 import pytest
@@ -144,3 +145,23 @@ def kill(task, state, seconds):
 def test_a_worker_that_dies_is_an_error_with_a_reason(tmp_path):
     with pytest.raises(OSError, match="killed"):
         runs.resume(kill, {"a": {}, "b": {}}, tmp_path, STAMP, 2)
+
+
+def talk(task):
+    """A job that says what it is at, and takes a moment."""
+    for k in range(3):
+        runs.said[0] = -np.inf  # as if a second had passed
+        runs.say(f"{task} at {k}")
+        runs.say("too soon")
+        time.sleep(0.3)
+    return task
+
+
+@pytest.mark.parametrize("jobs", (1, 2))
+def test_what_a_job_says_on_its_way_reaches_the_report_once_a_second_at_most(jobs):
+    heard = []
+    hear = lambda shares, word="": heard.append((len(shares), word))  # noqa: E731
+    assert runs.spread(talk, ["a", "b"], jobs, hear) == ["a", "b"]
+    words = {word for _, word in heard}
+    assert {number for number, _ in heard} == {2} and "too soon" not in words
+    assert {"", "a at 0", "a at 1", "b at 0", "b at 1"} <= words and not runs.HEARD
