@@ -21,9 +21,10 @@ from datasets import classes, crossover_data, default_data
 from limits import AT_REST, CERTIFIED, ascend, fate, margin_flow, rest
 from minibias import Problem, certificate, norm, normalised_margin, predict, predict_linf, unit
 from models import MLP, Linear
+from momentum import update
 from optimizers import CONDITIONERS, SEPARATES_WITHIN, Flow, descend, follow, start, trajectory
 from pieces import kinks
-from runs import say, silent, spread
+from runs import say, silent, spread, with_nulls
 from starts import SAME, distinct, kkt_points, limits, share_of_best, sphere
 
 FORMS = ("discrete", "flow", "limit")
@@ -64,6 +65,7 @@ def direction(
     eps=1e-5,
     b=0.9,
     lr=None,
+    momentum=0.0,
     loss="exp",
     seed=0,
     jobs=1,
@@ -79,6 +81,7 @@ def direction(
     data        (x, y), x (N, d) and y (N,); None for the authors' data
     constant    whether a feature of ones is appended to x
     lr          a dict optimizer -> learning rate of the discrete form, a number for all, None as in `rates`
+    momentum    of the discrete form, in [0, 1)
     Returns {"data": {x, y}, "results": a dict for each optimizer and form, arrays over the runs}.
     Raises ValueError for values out of range, or a problem too large for "limit".
     """
@@ -95,19 +98,24 @@ def direction(
         )
     w0 = problem.model.init(np.random.default_rng([seed, 1]), runs)
     lr = lr if isinstance(lr, dict) else rates(optimizers, lr)
-    tasks = [(problem, name, CONDITIONERS[name](eps, b), w0, forms, lr[name], steps) for name in optimizers]
+    conditioners = {name: CONDITIONERS[name](eps, b) for name in optimizers}
+    tasks = [
+        (name, update(problem, conditioner, lr[name], momentum), w0, forms, steps)
+        for name, conditioner in conditioners.items()
+    ]
     results = [result for done in spread(direction_job, tasks, jobs, report) for result in done]
     return {"data": {"x": x, "y": y}, "results": results}
 
 
 def direction_job(task):
     """Every form asked for of one optimizer: a list of results."""
-    problem, optimizer, conditioner, w0, forms, lr, steps = task
+    optimizer, step, w0, forms, steps = task
+    problem, conditioner = step.problem, step.conditioner
     results, flows = [], {}
     for form in forms:
         clock = time.perf_counter()
         if form == "discrete":
-            (end, _), settled = descend(problem, conditioner, w0, lr, steps), True
+            (end, _), settled = descend(problem, conditioner, w0, step.lr, steps, step=step), True
             seconds = time.perf_counter() - clock
         else:
             scale = safe_scale(problem, conditioner) if form == "limit" else 1.0
@@ -198,11 +206,6 @@ def limit(problem, w, h, good):
     w = w.copy()
     w[good] = end.w
     return w, found
-
-
-def with_nulls(a):
-    """The array with None, JSON's null, where there is nothing finite to say."""
-    return np.where(np.isfinite(a), a, None)
 
 
 FILM_LEVELS = np.logspace(0, 13, 79)  # log 1/L at the film's frames

@@ -31,7 +31,9 @@ import numpy as np
 
 CHECKPOINT_EVERY = 10.0  # seconds
 # what the numbers of a study that resumes depend on, in the order of its imports
-ROOMS = "dialects datasets solvers checks losses models pieces minibias optimizers limits cnn runs mnist"
+ROOMS = (
+    "dialects datasets solvers checks losses models pieces minibias optimizers momentum limits cnn runs mnist"
+)
 LIBRARY = [f"{room}.py" for room in ROOMS.split()]
 
 
@@ -100,6 +102,11 @@ def write_results(out, study, content, draw):
         write(out / f"{study}.png", draw)
 
     return [write(out / f"{study}.json", fill), out / f"{study}.png"]
+
+
+def with_nulls(a):
+    """The array with None, JSON's null, where there is nothing finite to say."""
+    return np.where(np.isfinite(a), a, None)
 
 
 def versions():
