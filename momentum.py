@@ -34,7 +34,7 @@ class Momentum:
             g = np.exp(state.log_loss)[:, None] * state.u
             S = self.conditioner.add(state.S, g * g)
             h = 1 / np.sqrt(self.conditioner.inverse_square(S, t))
-            state = state._replace(memory=state.memory if state.memory.size else 0 * g)
+            state = state._replace(memory=state.memory if state.memory.size else np.zeros_like(g))
             m = self.beta * state.memory + (1 - self.beta) * g
             log_t = np.full(len(h), np.log(t))
             return move(self.problem, state, state.w - self.lr * h * m, S=S, h=h, log_t=log_t, memory=m)
