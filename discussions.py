@@ -102,7 +102,7 @@ def large_epsilon_turns_adagrad_into_gd(case):
 
 
 def momentum_keeps_the_problem(case):
-    """Not on the slides, but the authors' scripts run it too; Wang et al. (2022) have L2 for linear models."""
+    """Not on the slides, but in the authors' scripts; Wang et al. (2022) prove L2 for linear models."""
     some = min(10, case.runs)
     step = Momentum(case.problem, case.conditioner, case.lr, 0.9)
     end, _ = descend(case.problem, case.conditioner, case.w0[:some], case.lr, RECORDED[-1], step=step)
