@@ -29,7 +29,7 @@ from solvers import NotSeparable
 def direction(args):
     data = own_data(args)
     out = prepared(args)
-    names = "optimizers forms runs steps model slope constant eps b lr loss seed jobs"
+    names = "optimizers forms runs steps model slope constant eps b lr momentum loss seed jobs"
     chosen = settings(args, *names.split())
     animation = film_of_direction(args, data) if args.film else None
     found = experiments.direction(data=data, report=Progress("direction"), **chosen)
@@ -83,6 +83,7 @@ def image_study(args, study, names, draw):
         "steps",
         "b",
         "lr",
+        "momentum",
         "loss",
         "seed",
         "seeds",

@@ -21,6 +21,7 @@ from datasets import classes, crossover_data, default_data
 from limits import CERTIFIED, fate, h_settled, margin_path, put
 from minibias import Problem, certificate, norm, normalised_margin, predict, predict_linf, unit
 from models import MLP, Linear
+from momentum import update
 from optimizers import CONDITIONERS, SEPARATES_WITHIN, Flow, descend, follow, start, trajectory
 from paths import WAY, way
 from pieces import kinks
@@ -61,6 +62,7 @@ def direction(
     eps=1e-5,
     b=0.9,
     lr=None,
+    momentum=0.0,
     loss="exp",
     seed=0,
     jobs=1,
@@ -75,6 +77,7 @@ def direction(
     data        (x, y), x (N, d) and y (N,); None for the authors' data
     constant    whether a feature of ones is appended to x
     lr          a dict optimizer -> learning rate of the discrete form, a number for all, None as in `rates`
+    momentum    of the discrete form, in [0, 1)
     Returns {"data": {x, y}, "results": a dict for each optimizer and form, arrays over the runs, "ways":
     optimizer -> the `way` of its runs to their limits, for a neuron of two features}.
     Raises ValueError for values out of range, or a problem too large for "limit".
@@ -92,7 +95,8 @@ def direction(
         )
     w0 = problem.model.init(np.random.default_rng([seed, 1]), runs)
     lr = lr if isinstance(lr, dict) else rates(optimizers, lr)
-    tasks = [(problem, name, CONDITIONERS[name](eps, b), w0, forms, lr[name], steps) for name in optimizers]
+    step = lambda name: update(problem, CONDITIONERS[name](eps, b), lr[name], momentum)  # noqa: E731
+    tasks = [(name, step(name), w0, forms, steps) for name in optimizers]
     results = [result for done in spread(direction_job, tasks, jobs, report) for result in done]
     ways = {r["optimizer"]: r.pop("way") for r in results if "way" in r}
     return {"data": {"x": x, "y": y}, "results": results, "ways": ways}
@@ -100,12 +104,13 @@ def direction(
 
 def direction_job(task):
     """Every form asked for of one optimizer: a list of results."""
-    problem, optimizer, conditioner, w0, forms, lr, steps = task
+    optimizer, step, w0, forms, steps = task
+    problem, conditioner = step.problem, step.conditioner
     results, flows = [], {}
     for form in forms:
         clock = time.perf_counter()
         if form == "discrete":
-            (end, _), settled = descend(problem, conditioner, w0, lr, steps), True
+            (end, _), settled = descend(problem, conditioner, w0, step.lr, steps, step=step), True
             seconds = time.perf_counter() - clock
         else:
             scale = safe_scale(problem, conditioner) if form == "limit" else 1.0
@@ -121,8 +126,7 @@ def direction_job(task):
             w, extra, path = limit(problem, end.w, end.h, good)
             seconds += time.perf_counter() - clock
             log_loss = np.full(len(w), None)
-            turning = ~(extra["kkt_residual"] <= CERTIFIED)
-            status[(status == "ok") & turning] = "still turning"
+            status[good & ~(extra["kkt_residual"] <= CERTIFIED)] = "still turning"
             extra = {name: with_nulls(a) for name, a in extra.items()}
             if problem.x.shape[1] == 2 and problem.model.size == 3:  # a neuron in the plane
                 extra["way"] = way(passed[:, good], path)

@@ -34,6 +34,13 @@ def fraction(text):
     return value
 
 
+def below_one(text):
+    value = number(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 on, below 1, got {text!r}")
+    return value
+
+
 def share(text):
     value = number(text)
     if not 0 <= value <= 1:
@@ -138,6 +145,7 @@ Prints a table, writes OUT/direction.json and OUT/direction.png.""",
     flag(sub, "forms", some_of(*forms), forms, "some of discrete,flow,limit (all)")
     flag(sub, "runs", count, 100, "initialisations, from 1 on (%(default)s)")
     flag(sub, "steps", count, 5000, "discrete steps, from 1 on (%(default)s)")
+    flag(sub, "momentum", below_one, 0.0, MOMENTUM)
     flag(sub, "model", model_name, "neuron", "neuron, linear or mlp:WIDTH[,WIDTH...] (%(default)s)")
     flag(sub, "slope", share, 0.5, "slope of the leaky ReLU below 0, in [0, 1]; 0 is ReLU (%(default)s)")
     flag(sub, "data", filled, None, f"{TABLE} (the authors' data)", metavar="FILE")
@@ -219,6 +227,7 @@ Prints a table, writes OUT/starts.json and OUT/starts.png.""",
     return top
 
 
+MOMENTUM = "of the discrete form alone, in [0, 1); the theorem has none (%(default)s)"
 TABLE = ".npz with x (N, d), y (N,), or .csv, label last"
 
 
@@ -232,6 +241,7 @@ def image_flags(sub, optimizers, steps, eps=True):
     flag(sub, "train", count, 1000, "the first so many training images (%(default)s)")
     flag(sub, "test", count, 2000, "the first so many test images (%(default)s)")
     flag(sub, "steps", count, steps, "full-batch steps, from 1 on (%(default)s)")
+    flag(sub, "momentum", below_one, 0.0, MOMENTUM)
     flag(sub, "seeds", count, 3, "initialisations, the same for all optimizers (%(default)s)")
     shown = "channels, channels, hidden units (8,16,64; the paper's: 32,64,1024)"
     flag(sub, "width", cnn_width, [8, 16, 64], shown)

@@ -8,10 +8,10 @@ from figures import colour, name_above
 
 
 def margin(results):
-    """Training loss, margin and accuracy against steps, and the margin against the training loss."""
+    """Training loss, margin and accuracy against steps; margin and alignment against the training loss."""
     discrete = [r for r in results if r["form"] == "discrete"]
-    figure = Figure(figsize=(10, 7.4), layout="constrained")
-    (loss, size), (accuracy, fair) = figure.subplots(2, 2)
+    figure = Figure(figsize=(10, 10.6), layout="constrained")
+    (loss, size), (accuracy, fair), aligned = figure.subplots(3, 2)
     for (optimizer,), group in groups(discrete, "optimizer").items():
         style = {"color": colour(optimizer)}
         steps = sorted(set.intersection(*(set(r["step"].tolist()) for r in group)))  # that all seeds recorded
@@ -24,7 +24,10 @@ def margin(results):
     for r in results:
         since = np.append(np.flatnonzero(r["margin"] <= 0) + 1, 0).max()  # it separates from then on
         dash, at = "-" if r["form"] == "discrete" else "--", slice(since, None)
-        fair.plot(-r["log_loss"][at], r["margin"][at], color=colour(r["optimizer"]), lw=1, ls=dash)
+        style = {"color": colour(r["optimizer"]), "lw": 1, "ls": dash}
+        fair.plot(-r["log_loss"][at], r["margin"][at], **style)
+        for axes, name in zip(aligned, ("alignment", "alignment_unweighted")):
+            axes.plot(-r["log_loss"][at], r[name][at].astype(float), **style)
     late = len(results) > len(discrete)
     least = min(r["test_accuracy"][-1] for r in discrete)
     loss.set(xlabel="step", ylabel=r"training loss, $\log L$", xscale="log")
@@ -46,13 +49,15 @@ def margin(results):
             axes.set_yscale("log")
         else:
             axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center")
-    if late:
-        left = fair.get_xlim()[0]
-        fair.set_xscale("symlog", linthresh=10)
-        fair.set_xlabel(r"$\log 1/L$ (linear up to 10, then logarithmic)")
-        fair.set_xlim(left=max(left, -9))  # L is below the number of samples once they are separated
+    for axes, what in zip(aligned, ("weighted with $h$", "unweighted")):
+        axes.set(xlabel=r"$\log 1/L$", ylabel="alignment", title=f"{what}; 1 is a KKT point", ylim=(None, 1))
+    for axes in (fair, *aligned) if late else ():
+        left = axes.get_xlim()[0]
+        axes.set_xscale("symlog", linthresh=10)
+        axes.set_xlabel(r"$\log 1/L$ (linear up to 10, then logarithmic)")
+        axes.set_xlim(left=max(left, -9))  # L is below the number of samples once they are separated
     name_above(figure, (r["optimizer"] for r in results))
-    for axes in (loss, size, accuracy, fair):
+    for axes in (loss, size, accuracy, fair, *aligned):
         axes.grid(color="0.92")
     return figure
 

@@ -14,15 +14,17 @@ import numpy as np
 from cnn import CNN, Blocks
 from datasets import read_images
 from limits import LateFlow
-from minibias import unit
-from optimizers import CONDITIONERS, Discrete, Flow, State, start, trajectory
-from runs import fingerprint, resume, silent
+from minibias import alignment, unit
+from momentum import update
+from optimizers import CONDITIONERS, Flow, State, start, trajectory
+from runs import fingerprint, resume, silent, with_nulls
 
 SHIPPED = pathlib.Path(__file__).with_name("data") / "mnist.npz"  # a balanced part of MNIST
 FLOW_END = -1000.0  # log L that form `flow` passes
 FLOW_C = 0.3  # a step of its first part changes log L by no more
 FLOW_LATE = -25.0  # log L from which on h has settled: AdaGrad adds some e^-25 to it, the others keep e^-50
-RECORDS = ("step", "log_loss", "margin", "train_accuracy", "test_accuracy")
+ALIGNED = ("alignment", "alignment_unweighted")  # with h, and with h = 1: `minibias.alignment`
+RECORDS = ("step", "log_loss", "margin", "train_accuracy", "test_accuracy", *ALIGNED)
 PROBLEMS = {}  # what this process has made of the images it works on
 
 
@@ -65,6 +67,7 @@ def study(
     steps,
     b=0.9,
     lr=None,
+    momentum=0.0,
     loss="log",
     seed=0,
     seeds=3,
@@ -84,6 +87,7 @@ def study(
     pairs    (claim, larger, smaller): two keys that the slides compare
     steps    full-batch steps
     lr       a dict optimizer -> learning rate, a number for all, None as in `rates`
+    momentum of the steps, in [0, 1); the flow has none
     seed     the first of `seeds` seeds; the initial w depend on the seed alone
     images   as `read_images` gives them; None reads the shipped ones, the first `train` and `test` of them
     flow     whether the runs that separate the training images go on with the flow to log L < -1000
@@ -93,7 +97,7 @@ def study(
     """
     images = read_images(SHIPPED, train, test) if images is None else images
     lr = lr if isinstance(lr, dict) else rates({optimizer for optimizer, _ in keys}, lr)
-    shared = {"steps": steps, "loss": loss, "b": b, "width": tuple(width)}
+    shared = {"steps": steps, "loss": loss, "b": b, "momentum": momentum, "width": tuple(width)}
     stamp = fingerprint(name, shared, keys, lr, seed, seeds, flow, images.scale, *images[:4])
     shared |= {"images": images, "stamp": stamp.hex(), "form": "discrete", "start": None}
     tasks = {
@@ -140,7 +144,7 @@ def train_run(task, saved, seconds):
     flow, conditioner, lr = task["form"] == "flow", task["conditioner"], task["lr"]
     problem, test = image_problems(task, np.float64 if flow else np.float32)
     discrete, early, late = (
-        Discrete(problem, conditioner, lr),
+        update(problem, conditioner, lr, task["momentum"]),
         Flow(problem, conditioner, lr, FLOW_C),
         LateFlow(problem, lr),
     )
@@ -155,7 +159,10 @@ def train_run(task, saved, seconds):
     def record():
         w = unit(state.w)
         q = problem.margins(w)
-        rows.append((state.steps, state.log_loss[0], q.min(), accuracy(q), accuracy(test.margins(w))))
+        good = accuracy(q), accuracy(test.margins(w))
+        with np.errstate(invalid="ignore"):  # a gradient of 0 has no direction
+            aligned = [alignment(w, h, state.u)[0] for h in (state.h, np.ones_like(state.h))]
+        rows.append((state.steps, state.log_loss[0], q.min(), *good, *aligned))
 
     rows, spent = (list(saved["rows"]), float(saved["seconds"])) if saved else ([], 0.0)
     if saved:
@@ -164,7 +171,8 @@ def train_run(task, saved, seconds):
         state = restored(task["start"])
         log_loss, u = problem.gradient(state.w)  # in the higher precision
         fresh = np.isfinite(log_loss) & np.isfinite(u).all(-1)
-        state = state._replace(log_loss=log_loss, u=u, steps=0, alive=fresh, overflow=~fresh)
+        empty = np.zeros((1, 0))  # the flow has no use for momentum
+        state = state._replace(log_loss=log_loss, u=u, steps=0, alive=fresh, overflow=~fresh, memory=empty)
         record()
     else:
         state = start(problem, conditioner, problem.model.init(np.random.default_rng([task["seed"], 1]), 1))
@@ -221,6 +229,7 @@ def accuracy(q):
 def result(task, state):
     columns = dict(zip(RECORDS, state["rows"].T))
     columns["step"] = columns["step"].astype(int)
+    columns |= {name: with_nulls(columns[name]) for name in ALIGNED}
     about = {key: task[key] for key in ("optimizer", "eps", "seed", "form")}
     return about | columns | {"seconds": float(state["seconds"])}
 
@@ -286,7 +295,7 @@ def summarise(results):
     for key in dict.fromkeys((r["optimizer"], r["eps"], r["form"]) for r in results):
         group = [r for r in results if (r["optimizer"], r["eps"], r["form"]) == key]
         row = dict(zip(("optimizer", "eps", "form"), key)) | {"level": levels[key[2]]}
-        row |= {name: np.array([r[name][-1] for r in group]) for name in (*RECORDS[1:], "step")}
+        row |= {name: np.array([r[name][-1] for r in group], float) for name in RECORDS}
         row |= {
             f"{name}_same": np.array([at_level(r, name, row["level"]) for r in group])
             for name in ("margin", "test_accuracy")

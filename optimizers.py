@@ -277,9 +277,13 @@ def trajectory(step, state, done=lambda state: False):
         state = step(state)
 
 
-def descend(problem, conditioner, w, lr, steps, record=()):
-    """The state after `steps` discrete updates from w (runs, p), and a dict of those at each in `record`."""
-    path, snapshots = trajectory(Discrete(problem, conditioner, lr), start(problem, conditioner, w)), {}
+def descend(problem, conditioner, w, lr, steps, record=(), step=None):
+    """The state after `steps` discrete updates from w (runs, p), and a dict of those at each in `record`.
+
+    `step` is another step than `Discrete`, one with momentum say; lr is then its own.
+    """
+    step = step or Discrete(problem, conditioner, lr)
+    path, snapshots = trajectory(step, start(problem, conditioner, w)), {}
     for state in islice(path, steps + 1):
         if state.steps in record:
             snapshots[state.steps] = state

@@ -156,18 +156,19 @@ def images(summary):
         return f"{np.mean(values) * scale:{form}}{spread}"
 
     yield (
-        f"{'':27} {'separates':>9} {'last step: normalised':>33} {'accuracy (%)':>21}   {'at the same':>11}"
+        f"{'':27} {'separates':>9} {'last step: normalised':>33} {'align-':>7} {'accuracy (%)':>21}"
+        f"   {'at the same':>11}"
         f"  {'normalised':>12} {'test':>18}"
     )
     yield (
-        f"{'optimizer':9} {'ε':>7}  {'form':8} {'at step':>9} {'log L':>13} {'margin':>19} {'train':>6}"
-        f" {'test':>14}   {'log L':>11} {'margin':>19} {'accuracy (%)':>14}  seconds"
+        f"{'optimizer':9} {'ε':>7}  {'form':8} {'at step':>9} {'log L':>13} {'margin':>19} {'ment':>7}"
+        f" {'train':>6} {'test':>14}   {'log L':>11} {'margin':>19} {'accuracy (%)':>14}  seconds"
     )
     for r in summary:
         separates = "" if r["form"] == "flow" else "never" if r["separates"] == math.inf else r["separates"]
         yield (
             f"{r['optimizer']:9} {r['eps']:>7g}  {r['form']:8} {separates:>9}"
-            f" {cell(r['log_loss'], '.1f'):>13} {cell(r['margin'], '.1e'):>19}"
+            f" {cell(r['log_loss'], '.1f'):>13} {cell(r['margin'], '.1e'):>19} {r['alignment'].mean():>7.4f}"
             f" {100 * r['train_accuracy'].mean():>6.2f} {cell(r['test_accuracy'], '.2f', 100):>14}"
             f"   {r['level']:>11.4g} {cell(r['margin_same'], '.1e'):>19}"
             f" {cell(r['test_accuracy_same'], '.2f', 100):>14} {r['seconds']:>8.1f}"
