@@ -14,7 +14,7 @@ import numpy as np
 import minibias
 import optimizers
 from datasets import default_data
-from limits import Project, ascend, begin, margin_flow
+from limits import ascend, margin_flow, margin_path
 from minibias import Problem, certificate, norm, predict, unit
 from models import MLP, Linear
 from optimizers import Conditioner, Discrete, Flow, descend, start, trajectory
@@ -175,9 +175,7 @@ class Limits:
     @cached_property
     def path(self):
         """w along the margin flow and how far it has gone: (steps, runs, p) and (steps, runs)."""
-        step, done = Project(self.problem, self.h), lambda state: state.steps >= 400
-        steps = trajectory(step, begin(self.problem, self.start), done)
-        w, far = zip(*((state.w, state.far) for state in steps))
+        w, far = zip(*((state.w, state.far) for state in margin_path(self.problem, self.start, self.h)))
         return np.array(w), np.array(far)
 
     @property

@@ -15,6 +15,7 @@ import film
 import image_figures
 import maps
 import mnist
+import paths
 import runs
 import tables
 from claims import claims
@@ -34,7 +35,8 @@ def direction(args):
     found = experiments.direction(data=data, report=Progress("direction"), **chosen)
     x, y = found["data"].values()
     model = experiments.build_model(args.model, x.shape[1], classes(y), args.slope)
-    written = publish(args, out, figures.direction(x, y, found["results"], model), found)
+    figure = figures.direction(x, y, found["results"], model, found.pop("ways"))
+    written = publish(args, out, figure, found)
     if animation:
         save = lambda path: animation.save(path, writer=film.Gif(fps=10), dpi=100)  # noqa: E731
         written.append(runs.write(out / "direction.gif", save))
@@ -47,15 +49,17 @@ def film_of_direction(args, data):
         raise ValueError("argument --film: the film shows lines through 0, expected no --constant")
     shown = [name for name in args.optimizers if name != "adam" or "rmsprop" not in args.optimizers]
     chosen = settings(args, "runs", "model", "slope", "eps", "b", "loss", "seed")
-    found = experiments.film(shown, data=data, **chosen)
+    found = paths.film(shown, data=data, **chosen)
     return film.film(**found.pop("data"), **found)
 
 
 def claims_table(args):
-    out = prepared(args)
+    out = prepared(args, "claims.md")
     found = claims(report=Progress("claims"), **settings(args, "seed", "eps", "b", "lr", "runs", "jobs"))
     rows = found["claims"]
     written = publish(args, out, figures.claims(found["proof"]), {"claims": rows})
+    page = "\n".join(tables.claims_in_markdown(rows, runs.versions())) + "\n"
+    written.append(runs.write(out / "claims.md", lambda path: path.write_text(page, "utf-8")))
     failed = any(row["kind"] == "theorem" and not row["holds"] for row in rows)
     return written, tables.claims(rows), int(failed)
 
@@ -151,9 +155,9 @@ def settings(args, *names):
     return {name: getattr(args, name) for name in names}
 
 
-def prepared(args):
-    """The folder for the study's files."""
-    return runs.prepare(args.out, f"{args.study}.json", f"{args.study}.png")
+def prepared(args, *more):
+    """The folder for the study's files, OUT/STUDY.json, OUT/STUDY.png and `more`."""
+    return runs.prepare(args.out, f"{args.study}.json", f"{args.study}.png", *more)
 
 
 def publish(args, out, figure, content):

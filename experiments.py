@@ -18,11 +18,12 @@ import time
 import numpy as np
 
 from datasets import classes, crossover_data, default_data
-from limits import AT_REST, CERTIFIED, ascend, fate, margin_flow, rest
+from limits import CERTIFIED, fate, h_settled, margin_path, put
 from minibias import Problem, certificate, norm, normalised_margin, predict, predict_linf, unit
 from models import MLP, Linear
 from momentum import update
 from optimizers import CONDITIONERS, SEPARATES_WITHIN, Flow, descend, follow, start, trajectory
+from paths import WAY, way
 from pieces import kinks
 from runs import say, silent, spread, with_nulls
 from starts import SAME, distinct, kkt_points, limits, share_of_best, sphere
@@ -33,16 +34,12 @@ SMALLEST_EPSILON = 1e-290  # `crossover`: S must be resolved beside ε, and floa
 
 
 def rates(optimizers, lr=None):
-    """The learning rate of each optimizer, a dict: lr for all, or by default 0.001 for GD and 0.1 for the
-    others.
-    """
+    """A dict of learning rates: lr for all optimizers, by default 0.001 for GD and 0.1 for the others."""
     return {name: lr or {"gd": 0.001}.get(name, 0.1) for name in optimizers}
 
 
 def build_model(name, features, outputs, slope=0.5):
-    """The model "neuron", "linear" or "mlp:WIDTH[,WIDTH...]", of so many features and outputs (1 for labels
-    ±1).
-    """
+    """The model "neuron", "linear" or "mlp:WIDTH[,WIDTH...]"; for labels ±1 it has one output."""
     if name == "linear":
         return Linear(features, outputs)
     if name == "neuron":
@@ -71,8 +68,7 @@ def direction(
     jobs=1,
     report=silent,
 ):
-    """The directions of h_∞, the margins and the limits of many initialisations (slide "Directions of
-    h_∞").
+    """The directions of h_∞, the margins and the limits of many starts (slide "Directions of h_∞").
 
     optimizers  names in CONDITIONERS, None for all of them
     forms       some of "discrete", `steps` updates; "flow", until log L <= -50; "limit", where the flow ends
@@ -82,7 +78,8 @@ def direction(
     constant    whether a feature of ones is appended to x
     lr          a dict optimizer -> learning rate of the discrete form, a number for all, None as in `rates`
     momentum    of the discrete form, in [0, 1)
-    Returns {"data": {x, y}, "results": a dict for each optimizer and form, arrays over the runs}.
+    Returns {"data": {x, y}, "results": a dict for each optimizer and form, arrays over the runs, "ways":
+    optimizer -> the `way` of its runs to their limits, for a neuron of two features}.
     Raises ValueError for values out of range, or a problem too large for "limit".
     """
     optimizers = list(CONDITIONERS) if optimizers is None else optimizers
@@ -98,13 +95,11 @@ def direction(
         )
     w0 = problem.model.init(np.random.default_rng([seed, 1]), runs)
     lr = lr if isinstance(lr, dict) else rates(optimizers, lr)
-    conditioners = {name: CONDITIONERS[name](eps, b) for name in optimizers}
-    tasks = [
-        (name, update(problem, conditioner, lr[name], momentum), w0, forms, steps)
-        for name, conditioner in conditioners.items()
-    ]
+    step = lambda name: update(problem, CONDITIONERS[name](eps, b), lr[name], momentum)  # noqa: E731
+    tasks = [(name, step(name), w0, forms, steps) for name in optimizers]
     results = [result for done in spread(direction_job, tasks, jobs, report) for result in done]
-    return {"data": {"x": x, "y": y}, "results": results}
+    ways = {r["optimizer"]: r.pop("way") for r in results if "way" in r}
+    return {"data": {"x": x, "y": y}, "results": results, "ways": ways}
 
 
 def direction_job(task):
@@ -122,17 +117,19 @@ def direction_job(task):
             if scale not in flows:
                 rest = flow_to_rest(problem, conditioner, w0, scale)
                 flows[scale] = (*rest, time.perf_counter() - clock)
-            end, settled, seconds = flows[scale]
+            end, settled, passed, seconds = flows[scale]
         status = fate(problem, end, settled)
         w, log_loss, extra = end.w, end.log_loss, {}
         if form == "limit":
             clock = time.perf_counter()
-            w, extra = limit(problem, end.w, end.h, status == "ok")
+            good = status == "ok"
+            w, extra, path = limit(problem, end.w, end.h, good)
             seconds += time.perf_counter() - clock
             log_loss = np.full(len(w), None)
-            turning = ~(extra["kkt_residual"] <= CERTIFIED)
-            status[(status == "ok") & turning] = "still turning"
+            status[good & ~(extra["kkt_residual"] <= CERTIFIED)] = "still turning"
             extra = {name: with_nulls(a) for name, a in extra.items()}
+            if problem.x.shape[1] == 2 and problem.model.size == 3:  # a neuron in the plane
+                extra["way"] = way(passed[:, good], path)
         margin = normalised_margin(problem, w)
         results.append(
             {"optimizer": optimizer, "form": form, "w0": w0, "w": w, "h_inf": end.h, "log_loss": log_loss}
@@ -143,14 +140,15 @@ def direction_job(task):
 
 
 def flow_to_rest(problem, conditioner, w0, scale=1.0):
-    """The flow to log L <= -50 on data x / scale, as a state for x, and whether h has settled there.
+    """The flow to log L <= -50 on data x / scale: a state for x, whether h has settled, and w on its WAY.
 
-    It says on the way how far it is.
+    It says as it goes how far it is.
     """
     small = copy.copy(problem)
     small.x = problem.x / scale
-    flow, settled = rest(small, conditioner, w0, watch=lambda s: say(how_far(type(conditioner).__name__, s)))
-    return (flow if scale == 1 else flow._replace(w=flow.w / scale)), settled
+    watch = lambda state: say(how_far(type(conditioner).__name__, state))  # noqa: E731
+    flow, w, h, reached = follow(small, conditioner, w0, WAY, watch=watch)
+    return flow._replace(w=flow.w / scale), h_settled(h[-2:], reached[-1]), w / scale
 
 
 def how_far(name, state):
@@ -173,19 +171,14 @@ def safe_scale(problem, conditioner):
 
 
 def limit(problem, w, h, good):
-    """Where the flow of the `good` runs (runs,) ends, from w (runs, p) with h at its limit, and what says
-    so.
+    """Where the flow of the `good` runs (runs,) ends, from w (runs, p) with h at its limit; what says so.
 
-    Returns w, scaled to q_min = 1 in these runs, and a dict of arrays over the runs, NaN in the others.
+    Returns w, scaled to q_min = 1 in these runs; a dict of arrays over the runs, NaN in the others; and the
+    states of the margin flow, of the `good` runs alone.
     """
-    blank = np.full(len(w), np.nan)
-    names = ["direction_error", "kkt_residual", "kkt_residual_unweighted", "kkt_residual_one_gradient"]
-    names += ["kinks", "log10_log_inverse_loss", "last_move", "crowded"]
-    found = {"predicted": np.full(w.shape, np.nan)} | {name: blank.copy() for name in names}
-    if not good.any():
-        return w, found
     at, h = w[good], h[good]
-    end = margin_flow(problem, at, h)
+    path = list(margin_path(problem, at, h))
+    end = path[-1]
     try:
         predicted = unit(predict(problem, at, h))
     except ValueError:  # no prediction, since the data are too badly scaled for one
@@ -201,72 +194,9 @@ def limit(problem, w, h, good):
         "last_move": end.last_move,
         "crowded": end.crowded,
     }
-    for name, values in measured.items():
-        found[name][good] = values
-    w = w.copy()
-    w[good] = end.w
-    return w, found
-
-
-FILM_LEVELS = np.logspace(0, 13, 79)  # log 1/L at the film's frames
-
-
-def film(optimizers, runs=100, model="neuron", slope=0.5, data=None, eps=1e-5, b=0.9, loss="exp", seed=0):
-    """What the film of `direction` shows: one start under each optimizer, at log 1/L from 1 to 1e13.
-
-    Of the `runs` starts it is the one that has the farthest to turn, to predictions that differ most, while
-    all have one sign of v: a KKT point for the other sign, which the problem has too, would say nothing new.
-    Returns {"data", "run", "levels", "paths": optimizer -> what `film_path` returns}.
-    Raises ValueError for anything but a neuron of two features, or where no run separates the data.
-    """
-    x, y = default_data(seed) if data is None else data
-    if model != "neuron" or x.shape[1] != 2:
-        raise ValueError("argument --film: the film shows the decision lines of a neuron of two features")
-    problem = Problem(build_model(model, 2, classes(y), slope), x, y, loss)
-    conditioners = {name: CONDITIONERS[name](eps, b) for name in optimizers}
-    w0 = problem.model.init(np.random.default_rng([seed, 1]), runs)
-    ends = [follow(problem, conditioner, w0)[0] for conditioner in conditioners.values()]
-    good = np.flatnonzero(np.all([end.log_loss <= AT_REST for end in ends], axis=0))
-    if not len(good):
-        raise ValueError("argument --film: no run separates the data under every optimizer")
-    predicted = np.array([unit(predict(problem, end.w[good], end.h[good])) for end in ends])
-    lines = unit(predicted[..., :2] * np.sign(predicted[..., 2:]))
-    to_turn = norm(unit(w0[good, :2] * np.sign(w0[good, 2:])) - lines).min(0)
-    apart = norm(lines[:, None] - lines).max((0, 1))
-    alike = np.ptp(np.sign(predicted[..., 2]), axis=0) == 0
-    best = np.nan_to_num(to_turn * apart * alike, nan=-1).argmax()
-    run = good[best]
-    paths = {
-        name: film_path(problem, conditioner, w0[run : run + 1], goal)
-        for (name, conditioner), goal in zip(conditioners.items(), predicted[:, best])
-    }
-    return {"data": {"x": x, "y": y}, "run": run, "levels": FILM_LEVELS, "paths": paths}
-
-
-def film_path(problem, conditioner, w0, predicted):
-    """One run of one optimizer: by Euler steps to log L = -50, then by implicit ones with h at its limit.
-
-    Returns w and h (levels, 3), the `distance` (levels,) of w's direction to the predicted one, and that; and
-    h on the whole `way`, with `at` (levels,), where on it the levels are.
-    """
-    done = lambda state: state.log_loss <= AT_REST  # noqa: E731
-    states = list(trajectory(Flow(problem, conditioner), start(problem, conditioner, w0), done))
-    fallen, way = np.array([-state.log_loss[0] for state in states]), np.array([s.h[0] for s in states])
-    at = np.array([(fallen >= min(level, -AT_REST)).argmax() for level in FILM_LEVELS])
-    w, late = [], states[-1].w
-    for level, k in zip(FILM_LEVELS, at):
-        if level > -AT_REST:
-            late, _ = ascend(problem, late, states[-1].h, level, growth=FILM_LEVELS[1] / FILM_LEVELS[0])
-        w.append(late[0] if level > -AT_REST else states[k].w[0])
-    distance = norm(unit(np.array(w)) - predicted)
-    return {
-        "w": np.array(w),
-        "h": way[at],
-        "distance": distance,
-        "predicted": predicted,
-        "way": way,
-        "at": at,
-    }
+    nothing = lambda values: np.full((len(w), *values.shape[1:]), np.nan)  # noqa: E731
+    found = {name: put(nothing(values), good, values) for name, values in measured.items()}
+    return put(w, good, end.w), found, path
 
 
 def crossover(
@@ -309,9 +239,7 @@ def crossover(
 
 
 def linear_predictions(problem):
-    """The ℓ∞ and the L2 max-margin direction of a linear problem, each with what proves it, and their
-    distance.
-    """
+    """The ℓ∞ and the L2 max-margin direction of a linear problem, what proves each, and their distance."""
     ones = np.ones((1, problem.model.size))
     corner, multipliers, unique = predict_linf(problem)
     svm = predict(problem, 0 * ones, ones)

@@ -81,9 +81,9 @@ WIDTHS = {"adam": 4.5, "rmsprop": 2.8, "gd": 1.0}  # of lines that end on each o
 def decisions(axes, x, y, results, model=None):
     """Data in the plane, with what every optimizer decides by: the lines of a neuron at all predicted points.
 
-    Where nothing is predicted they are those at the end of the last form. With the `model` the support
-    vectors are ringed, and for other models the boundary of the first run that is ok is drawn, with the kinks
-    of its units dotted.
+    Without predictions they are those at the end of the last form. With the `model` the support vectors are
+    ringed. Of other models it shows where the first run that is ok ends: its boundary, and dotted the kinks
+    of its units.
     """
     for label, mark, face in ((1, "s", "0.35"), (-1, "o", "none")):
         axes.plot(*x[y == label].T, mark, ms=3.5, mec="0.35", mfc=face, mew=0.8, label=f"y = {label:+d}")
@@ -91,12 +91,13 @@ def decisions(axes, x, y, results, model=None):
     last = {r["optimizer"]: r for r in results}
     for k, optimizer in enumerate(sorted(last, key=lambda o: -WIDTHS.get(o, 1.6))):
         r, hue = last[optimizer], colour(optimizer)
-        w = np.array(r.get("predicted", r["w"]), float)
+        neuron = r["w"].shape[-1] == 3
+        w = np.array(r.get("predicted", r["w"]) if neuron else r["w"], float)
         w = w[np.isfinite(w).all(-1) & (r["status"] == "ok")]
         if not len(w):
             continue
         style = {"color": hue, "lw": WIDTHS.get(optimizer, 1.6), "zorder": 1 + k / 10}
-        if w.shape[-1] == 3:
+        if neuron:
             lines = np.unique((np.sign(w[:, 2:]) * unit(w[:, :2])).round(4), axis=0)
             style |= {"lw": 0.9} if len(lines) > 4 else {}  # a fan
             for line in lines:
@@ -111,7 +112,6 @@ def decisions(axes, x, y, results, model=None):
             axes.plot(*x[support].T, "o", ms=13 - 2 * k, mfc="none", mec=hue, mew=1, zorder=3)
     if model is not None:
         axes.plot([], [], "o", ms=9, mfc="none", mec="0.4", label="support vectors")
-    neuron = results[0]["w"].shape[-1] == 3
     axes.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach), xlabel="$x_1$", ylabel="$x_2$")
     what = "decision lines, all runs" if neuron else "boundaries, one run; kinks dotted"
     axes.set_title(what, fontsize=10)
@@ -126,32 +126,64 @@ def boundary(axes, model, w, reach, style):
     hue, width, zorder = style.values()
     axes.contour(across, across, values, [0], colors=[hue], linewidths=width, zorder=zorder)
     if model.degree > 1:
-        for normal in w[: 2 * model.sizes[1]].reshape(-1, 2):
-            axes.plot(*decision_line(normal, reach), ":", color=hue, lw=0.7, alpha=0.7, zorder=1)
+        for normal in w[: 2 * model.sizes[1]].reshape(-1, 2):  # to one side, so that dots coincide
+            line = decision_line(normal if tuple(normal) > (0, 0) else -normal, reach)
+            axes.plot(*line, ":", color=hue, lw=1, zorder=1)
 
 
-def direction(x, y, results, model=None):
+def the_way(axes, x, y, way, predicted, optimizer):
+    """The angle of a neuron's decision normal on the way of the first thirty runs, against log 1/L.
+
+    `way` is what `paths.way` returns. The predictions are triangles at the right edge.
+    """
+    middle = np.arctan2(*(y @ x)[::-1])  # within 90° of every normal that separates
+
+    def angle(w):
+        n = np.sign(w[..., 2:]) * w[..., :2]
+        return np.degrees(middle + (np.arctan2(n[..., 1], n[..., 0]) - middle + np.pi) % (2 * np.pi) - np.pi)
+
+    hue, known = colour(optimizer), predicted[np.isfinite(predicted).all(-1)][:30]
+    axes.plot(10 ** way["far"][:, :30], angle(way["w"])[:, :30], color=hue, lw=0.7, alpha=0.7)
+    edge = {"transform": axes.get_yaxis_transform(), "clip_on": False}
+    axes.plot(0 * known[:, 0] + 1.035, angle(known), "<", color=hue, ms=7, mec="white", mew=0.5, **edge)
+    axes.set(xscale="log", xlim=(1, 1e6), xlabel=r"$\log\,1/L$")
+    axes.grid(color="0.92")
+
+
+def direction(x, y, results, model=None, ways=None):
     """Directions of h_∞, normalised margins, errors and, for two classes in the plane, `decisions`.
 
-    The model is needed for support vectors and for the boundaries of anything but a neuron.
+    The model is needed for support vectors and for the boundaries of anything but a neuron, `ways` for the
+    panels of `the_way`: what `experiments.direction` returns under that name.
     """
     optimizers = list(dict.fromkeys(r["optimizer"] for r in results))
     limits = [r for r in results if r["form"] == "limit" and any(e is not None for e in r["direction_error"])]
     plane = x.shape[1] == 2 and results[0]["w"].shape[-1] == 3
-    figure = Figure(figsize=(11, 6.6) if plane else (14, 3.8), layout="constrained")
+    heights = [3, 2.8, 3.7] if ways and limits else [3, 3.7]
+    boundaries = not plane and model is not None and x.shape[1] == 2 and set(y) == {-1, 1}
+    panels = 2 + bool(limits) + boundaries
+    size = (11, sum(heights)) if plane else (11, 7.6) if panels == 4 else (14, 3.8)
+    figure = Figure(figsize=size, layout="constrained")
     if plane:
-        top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.35))
+        top, *middle, bottom = figure.subfigures(len(heights), 1, height_ratios=heights)
         for axes, optimizer in zip(top.subplots(1, len(optimizers), squeeze=False)[0], optimizers):
             octant(axes, [r for r in results if r["optimizer"] == optimizer])
         top.suptitle(
             r"directions of $h_\infty$ of all runs on the positive octant; star: $(1,1,1)/\sqrt{3}$",
             fontsize=11,
         )
-        *left, right = bottom.subplots(1, 2 + bool(limits))
+        for part in middle:
+            row = part.subplots(1, len(optimizers), squeeze=False, sharey=True)[0]
+            for axes, optimizer in zip(row, optimizers):
+                (r,) = (r for r in results if (r["optimizer"], r["form"]) == (optimizer, "limit"))
+                the_way(axes, x, y, ways[optimizer], r["predicted"].astype(float), optimizer)
+            row[0].set_ylabel("angle of the decision\nline's normal (degrees)")
+            words = "the way there (30 runs at most; margin flow from log 1/L = 50 on), triangles: predicted"
+            part.suptitle(words, fontsize=11)
+        *left, right = bottom.subplots(1, panels)
         decisions(right, x, y, results, model)
     else:
-        boundaries = model is not None and x.shape[1] == 2 and set(y) == {-1, 1}
-        right, *left = figure.subplots(1, 2 + bool(limits) + boundaries)
+        right, *left = figure.subplots(*((2, 2) if panels == 4 else (1, panels))).ravel()
         if boundaries:
             decisions(left[-1], x, y, results, model)
         strips(

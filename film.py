@@ -12,7 +12,7 @@ from minibias import unit
 def film(x, y, run, levels, paths):
     """The decision lines of one start turning to the predicted ones, with a clock in log 1/L: an animation.
 
-    The arguments are what `experiments.film` returns. Beside the lines: the direction of h settling, and how
+    The arguments are what `paths.film` returns. Beside the lines: the direction of h settling, and how
     far the direction of w still is from the predicted one.
     """
     figure = Figure(figsize=(8.4, 4.5), layout="constrained")

@@ -158,8 +158,9 @@ Prints a table, writes OUT/direction.json and OUT/direction.png.""",
         help="every statement of the slides that a computer can check, as a table of claims",
         description="""\
 Measures every checkable statement of the slides on the authors' data, for all optimizers and both losses.
-Prints a row for each, writes OUT/claims.json and OUT/claims.png, and exits 1 if a theorem fails. The bounds
-are meant for the default flags: with a small --lr, say, the finite number of steps may not be enough.""",
+Prints a row for each, writes OUT/claims.json, OUT/claims.png and the rows as a page, OUT/claims.md. Exits 1
+if a theorem fails. The bounds are meant for the default flags: with a small --lr, say, the finite number of
+steps may not be enough.""",
         epilog="example: python experiments.py claims --seed 3",
     )
     common(sub, None, experiments.rates)

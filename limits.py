@@ -102,16 +102,26 @@ def margin_flow(problem, w, h, steps=400):
     where even the shortest step fails, or where it is `crowded`. `certificate` says how good an end is,
     settled or not.
     """
+    *_, state = margin_path(problem, w, h, steps)
+    return state
+
+
+def margin_path(problem, w, h, steps=400):
+    """The same flow from its start to its end: an iterator over its states."""
     w, h = as_runs(problem.model, w, h)
     check_separates(problem.margins(w))
-    *_, state = trajectory(Project(problem, h), begin(problem, w), lambda state: state.steps >= steps)
-    return state
+    return trajectory(Project(problem, h), begin(problem, w), lambda state: state.steps >= steps)
 
 
 def rest(problem, conditioner, w, lr=1.0, watch=lambda state: None):
     """The flow from w (runs, p) to log L <= -50: its state, and whether each run's h is settled, (runs,)."""
     state, _, h, reached = follow(problem, conditioner, w, (AT_REST / 2, AT_REST), lr, watch=watch)
-    return state, reached[-1] & (np.abs(h[0] / h[1] - 1).max(-1) <= H_SETTLED)
+    return state, h_settled(h, reached[-1])
+
+
+def h_settled(h, reached):
+    """Whether h (2, runs, p) hardly changed between half of AT_REST and there, if it was reached: (runs,)."""
+    return reached & (np.abs(h[0] / h[1] - 1).max(-1) <= H_SETTLED)
 
 
 def fate(problem, state, settled=True):

@@ -136,25 +136,25 @@ def predict(problem, w, h):
         G = problem.jacobian(w) * np.sqrt(h)[:, None]
         return np.array([least_norm(rows, np.ones(len(rows))) for rows in G]).reshape(w.shape) * np.sqrt(h)
     check_separates(problem.margins(w))
-    end, going = np.full(w.shape, np.nan), np.arange(len(w))
-    at = scaled(problem, w)
-    before, newton = at, False
+    found, runs = np.full(w.shape, np.nan), np.arange(len(w))  # those that still move
+    here = scaled(problem, w)
+    before, newton = here, False
     for k in range(25):
-        if not len(going):
+        if not len(runs):
             break
         # linearisations, each time half way, lead to where Newton's method converges
         with np.errstate(all="ignore"):
-            new, found = nearest(smooth(problem, at, before), h[going], 0 * at, at, 1.0, 20 if newton else 1)
-            new = new if newton else (at + new) / 2
-            sound = problem.margins(new).min(-1) > 0
-        before, new = at[sound], scaled(problem, new[sound])
-        going, moves = going[sound], norm(unit(new) - unit(before))
-        end[going] = new
-        still = ~found[sound] | (moves > 1e-10)
-        going, at, before = going[still], new[still], before[still]
+            pieces, rounds = smooth(problem, here, before), 20 if newton else 1
+            there, solved = nearest(pieces, h[runs], 0 * here, here, 1.0, rounds)
+            there = there if newton else (here + there) / 2
+            separates = problem.margins(there).min(-1) > 0
+        runs, before, here = runs[separates], here[separates], scaled(problem, there[separates])
+        found[runs], moves = here, norm(unit(here) - unit(before))
+        on = ~solved[separates] | (moves > 1e-10)
+        runs, before, here = runs[on], before[on], here[on]
         newton = newton or k >= 15 or moves.max(initial=0) < 1e-2
-    end[~(certificate(problem, end, h) <= 1e-6)] = np.nan
-    return end
+    found[~(certificate(problem, found, h) <= 1e-6)] = np.nan
+    return found
 
 
 def scaled(problem, w):
@@ -191,10 +191,10 @@ def approximate_kkt(problem, w, h):
     p_i = -∂ log L / ∂q_i.
     """
     w, h = as_runs(problem.model, w, h)
-    v, pull, q = w / np.sqrt(h), -np.sqrt(h) * problem.gradient(w)[1], problem.margins(w)
+    v, descent, q = w / np.sqrt(h), -np.sqrt(h) * problem.gradient(w)[1], problem.margins(w)
     _, e, total = problem.weights(q)
-    epsilon = norm(v / norm(v)[..., None] - pull / norm(pull)[..., None])
-    return epsilon, (e / total * (q - q.min(-1, keepdims=True))).sum(-1) / (norm(v) * norm(pull))
+    epsilon = norm(v / norm(v)[..., None] - descent / norm(descent)[..., None])
+    return epsilon, (e / total * (q - q.min(-1, keepdims=True))).sum(-1) / (norm(v) * norm(descent))
 
 
 def alignment(w, h, u):

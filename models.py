@@ -42,15 +42,15 @@ class MLP:
         """`runs` initial parameter vectors, uniform in (-1, 1)^p: (runs, p)."""
         return rng.uniform(-1, 1, (runs, self.size))
 
-    def __call__(self, w, x, slopes=None):
+    def __call__(self, w, x, held=None):
         """Φ at w (..., p) for x (N, d), or (..., N, d) if each run has its own: (..., N), or (..., N, K).
 
-        With `slopes` (..., units, N), σ' of all hidden units is held at these: that is a smooth piece of Φ.
+        With `held` (..., units, N), σ' of all hidden units is held at these: that is a smooth piece of Φ.
         """
         a, unit = x.swapaxes(-1, -2), 0
         for start, shape in self.layers[:-1]:
             z = layer(w, a, start, shape)
-            a = (self.slopes(z) if slopes is None else slopes[..., unit : unit + shape[0], :]) * z
+            a = (self.sigma_prime(z) if held is None else held[..., unit : unit + shape[0], :]) * z
             unit += shape[0]
         phi = layer(w, a, *self.layers[-1])
         return phi.swapaxes(-1, -2) if self.sizes[-1] > 1 else phi.reshape(*phi.shape[:-2], phi.shape[-1])
@@ -66,9 +66,9 @@ class MLP:
         a, z, lengths, slopes = x.T, [], [], []
         for start, shape in self.layers[:-1]:
             z.append(layer(w, a, start, shape))
-            squares = (cut(w, start, shape) ** 2).sum(-1)
+            squares = (matrix(w, start, shape) ** 2).sum(-1)
             lengths.append(np.sqrt(squares[..., None] * (a * a).sum(-2)[..., None, :]))
-            slopes.append(self.slopes(z[-1]))
+            slopes.append(self.sigma_prime(z[-1]))
             a = slopes[-1] * z[-1]
         pulls, g = [], c.T
         for later, length, slope in zip(self.layers[:0:-1], lengths[::-1], slopes[::-1]):
@@ -78,9 +78,9 @@ class MLP:
         cosines = [a / np.where(length > 0, length, 1) for a, length in zip(z, lengths)]
         return [np.concatenate(parts, -2) for parts in (slopes, cosines, pulls)]
 
-    def slopes(self, z):
+    def sigma_prime(self, z):
         """σ'(z): 1 above 0, `slope` below, and `clarke` at 0, the Clarke choice. σ(z) is σ'(z) z."""
-        return slopes(z, self.slope, self.clarke)
+        return derivative(z, self.slope, self.clarke)
 
 
 def Linear(d, outputs=1):
@@ -89,8 +89,8 @@ def Linear(d, outputs=1):
 
 
 @notrace_primitive
-def slopes(z, slope, clarke):
-    """σ'(z) for `MLP.slopes`, a constant to autograd."""
+def derivative(z, slope, clarke):
+    """σ'(z) for `MLP.sigma_prime`, a constant to autograd."""
     s = np.maximum(z > 0, slope, dtype=z.dtype)
     if clarke != slope:
         s[z == 0] = clarke
@@ -103,12 +103,12 @@ def slopes(z, slope, clarke):
 # needs them: it differentiates twice.
 
 
-def cut(w, start, shape):
+def matrix(w, start, shape):
     """W (..., out, in), which w (..., p) holds from entry `start` on."""
     return w[..., start : start + math.prod(shape)].reshape(*w.shape[:-1], *shape)
 
 
-def times(W, a):
+def matmul(W, a):
     """W @ a for W (..., out, in) and a (..., in, N), or (in, N) for all runs, by the quickest route."""
     if W.shape[-1] == 1:
         return W * a  # an outer product: many tiny BLAS calls cost three times as much
@@ -120,19 +120,19 @@ def times(W, a):
 @primitive
 def layer(w, a, start, shape):
     """z = W a: w (..., p), a (..., in, N) or the data (in, N) -> (..., out, N)."""
-    return times(cut(w, start, shape), a)
+    return matmul(matrix(w, start, shape), a)
 
 
 @primitive
 def layer_transpose(w, g, start, shape):
     """W^T g, the derivative of <g, W a> in a: g (..., out, N) -> (..., in, N)."""
-    return times(cut(w, start, shape).swapaxes(-1, -2), g)
+    return matmul(matrix(w, start, shape).swapaxes(-1, -2), g)
 
 
 @primitive
 def outer(g, a, start, size):
     """g a^T, the derivative of <g, W a> in W, as a vector (..., p) that is 0 outside W; `size` is p."""
-    W = times(g, a.swapaxes(-1, -2))
+    W = matmul(g, a.swapaxes(-1, -2))
     end = start + W.shape[-2] * W.shape[-1]
     w = np.zeros((*W.shape[:-2], size), W.dtype)
     w[..., start:end] = W.reshape(*W.shape[:-2], end - start)

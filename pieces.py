@@ -129,7 +129,7 @@ def kinks(problem, w):
     _, cosines, pulls = problem.model.units(w, *problem.contrasts())
     least = (q <= (1 + 1e-6) * q.min(-1, keepdims=True))[:, None]
     on = least & (abs(cosines) <= AT_KINK) & (abs(pulls) > FADED * q[:, None])
-    return on.reshape(*on.shape[:2], len(problem.y), -1).any(-1).sum((1, 2))
+    return on.reshape(*on.shape[:2], len(problem.y), max(1, problem.outputs - 1)).any(-1).sum((1, 2))
 
 
 def nearest(functions, h, centre, w, level, rounds=20):

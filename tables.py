@@ -1,12 +1,13 @@
 """The tables that the studies print: results in, lines out."""
 
 import math
+import re
 
 import numpy as np
 
 from limits import AT_REST, CERTIFIED, H_SETTLED
 from minibias import angle_to_ones
-from optimizers import SEPARATES_WITHIN
+from optimizers import CONDITIONERS, SEPARATES_WITHIN
 
 EXPLAINED = {
     "overflow": "overflow, float64 cannot hold the loss or h at the next step; "
@@ -107,17 +108,44 @@ def limit(found, optimizer):
 
 def claims(rows):
     for row in rows:
-        verdict = "holds" if row["holds"] else "FAILS" if row["kind"] == "theorem" else "not shown"
-        measured = "undefined" if row["measured"] is None else f"{row['measured']:.3g}"
+        verdict, measured = judged(row)
         found = f"{measured:>10} {row['relation']} {row['bound']:<7g}"
         yield f"{verdict:9} {row['id']:34} {found} {row['statement']}"
+    yield summary_of_claims(rows)
+    if any(row["kind"] == "theorem" and not row["holds"] for row in rows):
+        why = "with others, finite steps may not be enough for one"
+        yield f"the bounds are meant for the default flags; {why}"
+
+
+def judged(row):
+    """The verdict on a claim and its measured value, in words."""
+    verdict = "holds" if row["holds"] else "FAILS" if row["kind"] == "theorem" else "not shown"
+    return verdict, "undefined" if row["measured"] is None else f"{row['measured']:.3g}"
+
+
+def summary_of_claims(rows):
     failed = [row["id"] for row in rows if row["kind"] == "theorem" and not row["holds"]]
     hold = sum(row["holds"] for row in rows)
     fail = f"{len(failed)} theorem{'s' * (len(failed) != 1)} fail"
-    yield " ".join([f"{len(rows)} claims, {hold} hold, {fail}", *failed])
-    if failed:
-        why = "with others, finite steps may not be enough for one"
-        yield f"the bounds are meant for the default flags; {why}"
+    return " ".join([f"{len(rows)} claims, {hold} hold, {fail}", *failed])
+
+
+def claims_in_markdown(rows, versions):
+    """The claims as the table of docs/claims.md, the same statement about several optimizers together."""
+    about = lambda row: re.split(rf"\.(?:{'|'.join(CONDITIONERS)})\b", row["id"])[0]  # noqa: E731
+    order = list(dict.fromkeys(map(about, rows)))
+    yield "<!-- the table: from here on this page is results/claims.md -->"
+    made = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "matplotlib")
+    yield f"{summary_of_claims(rows)} ({made}):"
+    yield ""
+    yield "| claim | from | what is measured | measured | bound | verdict |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for row in sorted(rows, key=lambda row: order.index(about(row))):
+        verdict, measured = judged(row)
+        bound = f"{'≤' if row['relation'] == '<=' else '≥'} {row['bound']:g}"
+        source = row["slide"].removeprefix("Related Work: ")
+        cells = f"`{row['id']}`", source, row["statement"], measured, bound, verdict
+        yield "| " + " | ".join(cell.replace("|", r"\|").replace("<", "&lt;") for cell in cells) + " |"
 
 
 def images(summary):

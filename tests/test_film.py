@@ -1,40 +1,45 @@
-"""The film of `direction`: its lines end on the predicted ones, and its file is a GIF that plays."""
+"""The ways to the limits and the film of one: both end on what is predicted, the film is a GIF that plays."""
+
+import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import experiments
+import figures
 import film
+import paths
 from cli import main
+from minibias import unit
 
 
 @pytest.fixture(scope="module")
 def found():
-    return experiments.film(("gd", "rmsprop", "adagrad"), runs=20)
+    return paths.film(("gd", "rmsprop", "adagrad"), runs=20)
 
 
 def test_the_lines_turn_to_the_predicted_ones_and_the_clock_runs_from_1_to_1e13(found):
-    levels, paths = found["levels"], found["paths"]
+    levels, along = found["levels"], found["paths"]
     assert (levels[0], levels[-1]) == (1, 1e13)
-    for path in paths.values():
+    for path in along.values():
         distance = path["distance"]
         assert distance[0] > 0.01 and distance[-1] < 1e-6
         late = levels > 1e3  # the distance falls like a power of log 1/L, at least like its root
         assert np.polyfit(np.log(levels[late]), np.log(distance[late]), 1)[0] < -0.4
         assert np.all(np.diff(path["at"]) >= 0)
-    w = experiments.unit(np.array([path["predicted"] for path in paths.values()]))
+    w = unit(np.array([path["predicted"] for path in along.values()]))
     np.testing.assert_allclose(w[0], w[1], atol=1e-10)  # GD's and RMSProp's problem is the same
     assert np.linalg.norm(w[0] - w[2]) > 0.05  # AdaGrad's is another
 
 
 def test_the_file_is_a_small_gif_whose_last_frame_stays(found, tmp_path):
     levels = found["levels"][::26]
-    paths = {
+    some = {
         name: path | {key: path[key][::26] for key in ("w", "h", "at", "distance")}
         for name, path in found["paths"].items()
     }
-    animation = film.film(**found["data"], run=found["run"], levels=levels, paths=paths)
+    animation = film.film(**found["data"], run=found["run"], levels=levels, paths=some)
     animation.save(tmp_path / "film.tmp", writer=film.Gif(fps=10), dpi=50)
     gif = Image.open(tmp_path / "film.tmp")
     assert gif.format == "GIF" and gif.n_frames == len(levels) == 4
@@ -47,3 +52,27 @@ def test_a_film_of_anything_but_a_neuron_in_the_plane_is_refused(flags, tmp_path
     assert main(["direction", "--film", "--runs", "2", "--out", str(tmp_path), *flags]) == 2
     assert capsys.readouterr().err.startswith("error: argument --film: the film shows")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_ways_lead_along_the_flow_to_the_limits():
+    found = experiments.direction(["adagrad"], ["flow", "limit"], runs=4)
+    flow, limit = found["results"]
+    far, w = found["ways"]["adagrad"].values()
+    assert far.shape == w.shape[:2] and np.all(np.diff(far, axis=0) >= 0) and far[0].tolist() == [0] * 4
+    np.testing.assert_array_equal(w[len(paths.WAY) - 1], flow["w"])
+    np.testing.assert_array_equal(w[-1], limit["w"])
+    figure = figures.direction(**found["data"], results=found["results"], ways=found["ways"])
+    (axes,) = (a for a in figure.axes if a.get_ylabel().startswith("angle of the decision"))
+    *lines, predicted = (line.get_xydata() for line in axes.lines)
+    ends, predicted = np.array([line[-1, 1] for line in lines]), predicted[:, 1]
+    np.testing.assert_allclose(ends, predicted, atol=1e-8)  # degrees
+    n = np.sign(limit["w"][:, 2:]) * limit["w"][:, :2]
+    np.testing.assert_allclose(np.tan(np.radians(ends)), n[:, 1] / n[:, 0])
+
+
+def test_there_are_no_ways_of_other_models_and_none_in_the_file(tmp_path):
+    assert experiments.direction(["gd"], ["limit"], runs=2, model="mlp:2")["ways"] == {}
+    assert main(["direction", "--runs", "2", "--steps", "5", "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "direction.json").read_text())
+    assert list(content) == ["config", "versions", "data", "results"]
+    assert not any("way" in r for r in content["results"])

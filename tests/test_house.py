@@ -18,7 +18,7 @@ ROOMS = {path.stem: ast.parse(path.read_text()) for path in ROOT.glob("*.py")}
 THEORY = "dialects datasets solvers checks losses models pieces minibias optimizers".split()
 LIBRARY = THEORY + "momentum limits starts cnn".split()
 STATEMENTS = "cases theorems discussions claims".split()
-ORDER = LIBRARY + "runs figures film maps image_figures experiments mnist".split() + STATEMENTS
+ORDER = LIBRARY + "runs figures film maps image_figures paths experiments mnist".split() + STATEMENTS
 ORDER += "tables flags cli".split()
 STUDIES = {"experiments", "mnist", "claims"}
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import experiments
+import mnist
 from cli import main
 from datasets import crossover_data, default_data
 from minibias import Problem, alignment, approximate_kkt, norm, predict, unit
@@ -69,7 +70,7 @@ def test_on_a_linear_model_it_heads_for_the_l2_margin_at_the_rate_without_it():
         distances = []
         for beta in (0.0, 0.9):
             step = Momentum(problem, conditioner, 0.01, beta)
-            _, seen = descend(problem, conditioner, w0, 0.01, 3000, (30, 300, 3000), step=step)
+            _, seen = descend(problem, conditioner, w0, 0.01, 1000, (10, 100, 1000), step=step)
             distances.append([norm(unit(state.w) - best)[0] for state in seen.values()])
         without, with_it = np.array(distances)
         assert (np.diff(with_it) < 0).all() and abs(with_it[-1] / without[-1] - 1) < 0.02
@@ -126,16 +127,51 @@ def test_bad_momentum_is_one_line(study, beta, tmp_path, capsys):
     assert errors.startswith("error: argument --momentum: expected a") and errors.count("\n") == 1
 
 
-def test_training_with_momentum_records_alignment_and_goes_on_with_the_flow(tmp_path):
-    flags = ["--train", "30", "--test", "20", "--width", "2,3,8", "--steps", "80", "--seeds", "1", "--flow"]
-    flags += ["--optimizers", "rmsprop", "--momentum", "0.5", "--jobs", "1", "--out", str(tmp_path)]
-    assert main(["margin", *flags]) == 0
-    content = json.loads((tmp_path / "margin.json").read_text(), parse_constant=pytest.fail)
-    assert content["config"]["momentum"] == 0.5
-    assert [r["form"] for r in content["results"]] == ["discrete", "flow"]
-    for r in content["results"]:
+def train(folder):
+    """A tiny network with momentum and the flow, which ends at log L = -40 here: results by form."""
+    settings = {"train": 30, "test": 20, "width": (2, 3, 8), "steps": 80, "seeds": 1, "momentum": 0.5}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mnist, "FLOW_END", -40.0)
+        results = mnist.margin(("rmsprop",), flow=True, folder=folder, **settings)["results"]
+    return {r["form"]: {name: r[name] for name in mnist.RECORDS} for r in results}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("whole"))
+
+
+def test_training_with_momentum_records_alignment_and_goes_on_with_the_flow(whole):
+    assert list(whole) == ["discrete", "flow"]
+    for r in whole.values():
         for name in ("alignment", "alignment_unweighted"):
-            assert len(r[name]) == len(r["step"]) and np.abs(r[name]).max() <= 1
-    late = content["results"][1]
+            assert len(r[name]) == len(r["step"]) and np.abs(r[name].astype(float)).max() <= 1
     # RMSProp's h has become isotropic
-    np.testing.assert_allclose(late["alignment"][-1], late["alignment_unweighted"][-1], atol=1e-6)
+    weighted, unweighted = (whole["flow"][name][-1] for name in ("alignment", "alignment_unweighted"))
+    np.testing.assert_allclose(weighted, unweighted, atol=1e-6)
+
+
+def test_training_with_momentum_that_is_killed_goes_on_to_the_last_bit(whole, tmp_path, monkeypatch):
+    """m is in the checkpoint: killed after 40 of 80 steps, the study ends with the same numbers."""
+    job = mnist.train_run
+
+    def killed(task, saved, seconds):
+        if saved and saved["steps"] >= 40:
+            raise KeyboardInterrupt
+        return job(task, saved, 0.0)  # one step
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(mnist, "train_run", killed)
+        train(tmp_path)
+    for form, columns in train(tmp_path).items():
+        for name, values in columns.items():
+            np.testing.assert_array_equal(values, whole[form][name])
+
+
+def test_the_command_writes_momentum_and_alignment(tmp_path):
+    flags = "--train 30 --test 20 --width 2,3,8 --steps 4 --seeds 1 --optimizers gd --momentum 0.5 --jobs 1"
+    assert main(["margin", *flags.split(), "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "margin.json").read_text(), parse_constant=pytest.fail)
+    (r,) = content["results"]
+    assert content["config"]["momentum"] == 0.5
+    assert r["alignment"] == r["alignment_unweighted"] and len(r["alignment"]) == len(r["step"])

@@ -7,6 +7,8 @@ import re
 
 import pytest
 
+import cli
+
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = {path.name: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 TEXT = {name: path.read_text() for name, path in PAGES.items()}
@@ -34,7 +36,20 @@ def test_links_and_pictures_are_there(page):
         if not link.startswith("https://"):
             file, _, heading = link.partition("#")
             assert not heading and (PAGES[page].parent / file).is_file(), link
-    assert page in ("README.md", "networks.md", "numerics.md") or any(link.endswith(".png") for link in links)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_lines_fit_on_a_screen(page):
+    """At most 120 columns; a row of a table cannot be broken, nor what a command printed or is."""
+    for line in TEXT[page].splitlines():
+        assert len(line) <= 120 or (page != "README.md" and line.startswith(("|", "    "))), line
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "README.md"])
+def test_a_page_opens_with_its_answer_and_a_picture(page):
+    title, answer, picture, *_ = TEXT[page].split("\n\n")
+    assert title.startswith("# ") and answer[0].isupper() and answer.count("\n") <= 3
+    assert picture.startswith("![") and picture.endswith(".png)")
 
 
 def test_readme_reads_at_one_sitting():
@@ -43,11 +58,10 @@ def test_readme_reads_at_one_sitting():
     prose = re.sub(r"(?ms)^```.*?^```$", "", text)
     prose = re.sub(r"(?m)^\|.*$", "", prose)
     assert len(text.split()) <= 1800 and len(prose.split()) <= 1500
-    assert max(map(len, text.splitlines())) <= 120
     page = next(block for name, block in BLOCKS if name == "README.md")
     assert len([line for line in page.splitlines() if not line.startswith("# ")]) <= 45
 
 
 def test_readme_names_every_study_and_every_page():
-    for name in ("direction", "claims", "margin", "epsilon", "crossover", *(f"docs/{n}" for n in PAGES)):
+    for name in (*cli.COMMANDS, *(f"docs/{n}" for n in PAGES)):
         assert name == "docs/README.md" or name in TEXT["README.md"], name
