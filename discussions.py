@@ -102,7 +102,7 @@ def large_epsilon_turns_adagrad_into_gd(case):
 
 
 def momentum_keeps_the_problem(case):
-    """Not on the slides, but in the authors' scripts; Wang et al. (2022) prove L2 for linear models."""
+    """Slide "Main Theorem": Adam is without momentum there; Wang et al. (2022) have it for linear models."""
     some, last = min(10, case.runs), max(case.snapshots)
     step = Momentum(case.problem, case.conditioner, case.lr, 0.9)
     end, _ = descend(case.problem, case.conditioner, case.w0[:some], case.lr, last, step=step)
