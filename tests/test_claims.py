@@ -10,57 +10,99 @@ import pytest
 
 import claims
 import figures
+import runs
 import tables
 from cases import Case, Qian
 from discussions import risks
 from losses import LOSSES
 from optimizers import CONDITIONERS, GD, AdaGrad, RMSProp
 
-MEASURED = {}  # what a worker returned, by its task, so that what the tests have in common is measured once
+
+class Outside(RMSProp):
+    """ε outside the root."""
+
+    def inverse_square(self, S, t):
+        return (np.sqrt(S) + self.eps) ** 2
 
 
-def remembered(subject, measure=claims.measure):
-    """A worker's job, done once."""
-    key = type(subject.conditioner), str(dataclasses.replace(subject, conditioner=None))
-    if key not in MEASURED:  # networks take seconds, those of one optimizer are enough here
-        full = isinstance(subject, Qian) or key[0] is AdaGrad
-        MEASURED[key] = (
-            measure(subject) if full else measure_lightly(subject, ("networks", "several"), measure)
-        )
-    return MEASURED[key]
+class OneSum(AdaGrad):
+    """AdaGrad with one sum for all coordinates, so that h is isotropic at every time."""
+
+    def add(self, S, g2):
+        return S + g2.sum(-1, keepdims=True)
+
+    def relax(self, S, g2, log_g2, log_dt):
+        return S + np.exp(log_dt + log_g2).sum(-1, keepdims=True)
+
+    def longest(self, S, t, g2, log_g2, fraction):
+        return super().longest(S, t, g2, np.logaddexp.reduce(log_g2, axis=-1, keepdims=True), fraction)
 
 
-SLOW = ("loss", "h_of_adagrad", "h_becomes", "networks", "several", "discrete")
+def case(name, conditioner):
+    return Case(name, "exp", conditioner(1e-5, 0.9), 0.001 if name == "gd" else 0.1, 0, 5)
 
 
-def measure_lightly(subject, without=SLOW, measure=claims.measure):
+# what the tables below are made of; the longest come first, so that two processes end together
+SUBJECTS = [case(name, CONDITIONERS[name]) for name in ("adagrad", "adam", "rmsprop", "gd")]
+SUBJECTS += [case("onesum", OneSum), case("rmsprop", Outside), case("adagrad", GD)]
+SUBJECTS += [Qian(lr, optimizer(1e-8), 2000) for optimizer in (AdaGrad, GD) for lr in claims.QIAN_RATES]
+RECORDED = (160, 1600, 2000, 2500, 4000, 5000, 8000, 10_000, 16_000)  # half as many steps as in the study
+SLOW = ("networks", "several", "momentum", "loss", "h_of_adagrad", "h_becomes", "discrete", "starts", "large")
+MEASURE = claims.measure  # which some tests replace
+
+
+def key(subject):
+    return type(subject.conditioner), str(dataclasses.replace(subject, conditioner=None))
+
+
+def measure_for_the_tables(subject):
+    """A worker's job. Networks and momentum take seconds, those of one optimizer are enough here."""
+    if isinstance(subject, Qian) or type(subject.conditioner) is AdaGrad:
+        return measure_lightly(subject, ("nothing",))
+    return measure_lightly(subject, SLOW if subject.optimizer == "adagrad" else SLOW[:3])
+
+
+def measure_lightly(subject, without=SLOW):
     """A worker's job without statements that take seconds."""
     light = tuple(s for s in claims.STATEMENTS["a case"] if not s.__name__.startswith(without))
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cases.RECORDED", RECORDED)
         patch.setitem(claims.STATEMENTS, "a case", light)
-        return measure(subject)
+        return MEASURE(subject)
 
 
-def study(monkeypatch):
-    """A small study with the exponential loss."""
-    monkeypatch.setattr("claims.measure", remembered)
+@pytest.fixture(scope="module")
+def measured():
+    """What workers return, by subject: each is measured once, however many tables it stands in."""
+    return dict(zip(map(key, SUBJECTS), runs.spread(measure_for_the_tables, SUBJECTS, 2)))
+
+
+@pytest.fixture
+def study(monkeypatch, measured):
+    """A small study with the exponential loss, of the conditioners that there are when it is called."""
+    monkeypatch.setattr("claims.measure", lambda subject: measured[key(subject)])
     monkeypatch.setattr("claims.QIAN_STEPS", 2000)
-    return claims.claims(runs=5, losses=["exp"])
+    return lambda: claims.claims(runs=5, losses=["exp"])
 
 
-def table(monkeypatch):
+@pytest.fixture
+def table(study):
     """Its rows, id -> row."""
-    rows = study(monkeypatch)["claims"]
-    assert len({row["id"] for row in rows}) == len(rows)
-    return {row["id"]: row for row in rows}
+
+    def rows():
+        rows = study()["claims"]
+        assert len({row["id"] for row in rows}) == len(rows)
+        return {row["id"]: row for row in rows}
+
+    return rows
 
 
 def failing(rows):
     return {name for name, row in rows.items() if row["kind"] == "theorem" and not row["holds"]}
 
 
-def test_all_theorems_hold(monkeypatch):
-    rows = table(monkeypatch)
+def test_all_theorems_hold(table):
+    rows = table()
     assert not failing(rows) and len(rows) > 50
     assert "Lyu and Li" in rows["kkt.gd.exp"]["slide"] and "Qian and Qian" in rows["qian.not_l2.0.1"]["slide"]
     assert rows["qian.learning_rate"]["holds"] and 1.5 < rows["ali.ridge"]["measured"] < 1.6863
@@ -79,8 +121,8 @@ def test_every_statement_quotes_a_slide_and_is_made_once():
         assert statement.__doc__.startswith('Slide "') and "\n" not in statement.__doc__
 
 
-def test_the_proof_is_what_the_figure_draws(monkeypatch):
-    proof = study(monkeypatch)["proof"]
+def test_the_proof_is_what_the_figure_draws(study):
+    proof = study()["proof"]
     assert list(proof) == list(CONDITIONERS)
     for m in proof.values():
         times = len(m["log_t"])
@@ -90,57 +132,46 @@ def test_the_proof_is_what_the_figure_draws(monkeypatch):
     assert len(figures.claims(proof).axes) == 4
 
 
-def test_no_case_keeps_its_path(monkeypatch):
+def test_no_case_keeps_its_path(measured):
     """Hundreds of states of all runs, which would go from process to process and fill the memory of one."""
-    study(monkeypatch)
-    for subject, _ in MEASURED.values():
+    for subject, _ in measured.values():
         assert "path" not in vars(subject)
 
 
-def test_epsilon_outside_the_root_breaks_the_rows_about_h_infinity(monkeypatch):
-    class Outside(RMSProp):
-        def inverse_square(self, S, t):
-            return (np.sqrt(S) + self.eps) ** 2
-
+def test_epsilon_outside_the_root_breaks_the_rows_about_h_infinity(monkeypatch, table):
     monkeypatch.setitem(CONDITIONERS, "rmsprop", Outside)
-    rows = table(monkeypatch)
+    rows = table()
     assert {"h_isotropic.flow.rmsprop.exp", "h_isotropic.discrete.rmsprop.exp"} <= failing(rows)
     assert not any(".gd." in name or ".adam." in name for name in failing(rows))
 
 
-def test_adagrad_with_h_replaced_by_one_breaks_the_row_that_it_is_not_l2(monkeypatch):
+def test_adagrad_with_h_replaced_by_one_breaks_the_row_that_it_is_not_l2(monkeypatch, table):
     monkeypatch.setitem(CONDITIONERS, "adagrad", GD)
-    rows = table(monkeypatch)
+    rows = table()
     assert {"not_l2.adagrad.exp", "qian.not_l2.0.5"} <= failing(rows)
     assert not rows["qian.learning_rate"]["holds"]
     assert not any(".gd." in name for name in failing(rows)) and not rows["h_varies.adagrad"]["holds"]
 
 
-class OneSum(AdaGrad):
-    """AdaGrad with one sum for all coordinates, so that h is isotropic at every time."""
-
-    def add(self, S, g2):
-        return S + g2.sum(-1, keepdims=True)
-
-    def relax(self, S, g2, log_g2, log_dt):
-        return S + np.exp(log_dt + log_g2).sum(-1, keepdims=True)
-
-    def longest(self, S, t, g2, log_g2, fraction):
-        return super().longest(S, t, g2, np.logaddexp.reduce(log_g2, axis=-1, keepdims=True), fraction)
-
-
-def test_a_new_conditioner_is_held_to_what_holds_for_all(monkeypatch):
+def test_a_new_conditioner_is_held_to_what_holds_for_all(monkeypatch, table):
     monkeypatch.setitem(CONDITIONERS, "onesum", OneSum)
-    rows = table(monkeypatch)
+    rows = table()
     adams = {name for name in rows if name.endswith("adam.exp")}
-    adams -= {"h_isotropic.flow.adam.exp", "h_isotropic.discrete.adam.exp", "margin.adam.exp"}
+    adams -= {
+        "h_isotropic.flow.adam.exp",
+        "h_isotropic.discrete.adam.exp",
+        "margin.adam.exp",
+        "starts.isotropic.adam.exp",
+    }
     assert {name for name in rows if "onesum" in name} == {name.replace("adam", "onesum") for name in adams}
     assert not failing(rows) and "the weighted problem" in rows["kkt.onesum.exp"]["statement"]
 
 
 def test_the_rows_are_the_same_whatever_the_jobs(monkeypatch):
+    for name in ("gd", "rmsprop", "adam"):  # AdaGrad and one of somebody's own are enough
+        monkeypatch.delitem(CONDITIONERS, name)
     monkeypatch.setitem(CONDITIONERS, "onesum", OneSum)
-    monkeypatch.setattr("claims.QIAN_STEPS", 2000)
+    monkeypatch.setattr("claims.QIAN_STEPS", 200)
     monkeypatch.setattr("claims.measure", measure_lightly)
     one, two = (claims.claims(runs=5, jobs=jobs, losses=["exp"]) for jobs in (1, 2))
     assert one["claims"] == two["claims"] and any("onesum" in row["id"] for row in one["claims"])
@@ -149,12 +180,12 @@ def test_the_rows_are_the_same_whatever_the_jobs(monkeypatch):
             np.testing.assert_array_equal(values, two["proof"][optimizer][name])
 
 
-def test_qian_and_qian_the_limit_does_not_depend_on_where_the_flow_takes_over():
+def test_qian_and_qian_the_limit_does_not_depend_on_where_the_flow_takes_over(measured):
     """The flow puts an integral for the sum's rest Σ g² over t > T: Euler-Maclaurin's next term is g_T²/2 ~
     T^-2.
     """
-    examples = [[Qian(lr, AdaGrad(1e-8), steps) for steps in (2000, 8000)] for lr in (0.5, 0.1)]
-    degrees = [[example.degrees[0] for example in some] for some in examples]
+    early, late = ([Qian(lr, AdaGrad(1e-8), steps) for lr in (0.5, 0.1)] for steps in (500, 2000))
+    degrees = [(one.degrees[0], measured[key(other)][0].degrees[0]) for one, other in zip(early, late)]
     np.testing.assert_allclose(degrees, [[29.94, 29.94], [30.30, 30.30]], atol=0.01)
 
 
@@ -201,16 +232,16 @@ def statements(page):
     }
 
 
-def test_the_page_has_the_rows_of_today(monkeypatch):
+def test_the_page_has_the_rows_of_today(study):
     """`docs/claims.md` says how its table is made anew; this fails where that was forgotten."""
     page = (pathlib.Path(__file__).parents[1] / "docs" / "claims.md").read_text()
     head, mark, table = page.partition("\n<!-- the table")
-    today = "\n".join(tables.claims_in_markdown(study(monkeypatch)["claims"], {"numpy": "2"}))
+    today = "\n".join(tables.claims_in_markdown(study()["claims"], {"numpy": "2"}))
     assert mark and "| `" not in head and statements(table) == statements(today)
 
 
-def test_a_row_of_the_page_has_its_six_cells(monkeypatch):
-    rows = study(monkeypatch)["claims"]
+def test_a_row_of_the_page_has_its_six_cells(study):
+    rows = study()["claims"]
     lines = [line for line in tables.claims_in_markdown(rows, {}) if line.startswith("| `")]
     assert len(lines) == len(rows)
     for line in lines:

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,20 +19,7 @@ from cli import main
 from mnist import answers, at_level, verdict
 
 ROOT = pathlib.Path(__file__).parents[1]
-TINY = [
-    "--train",
-    "40",
-    "--test",
-    "30",
-    "--width",
-    "2,3,8",
-    "--steps",
-    "60",
-    "--seeds",
-    "1",
-    "--optimizers",
-    "adagrad,rmsprop",
-]
+TINY = "--train 20 --test 20 --width 2,3,8 --steps 60 --seeds 1 --optimizers adagrad,rmsprop".split()
 
 
 def images(samples, seed=0):
@@ -136,7 +124,7 @@ def test_margin_writes_what_design_says(tiny):
     config = content["config"]
     assert (
         config["width"] == [2, 3, 8]
-        and config["train"] == 40
+        and config["train"] == 20
         and config["flow"] is True
         and config["dask"] is None
     )
@@ -150,7 +138,7 @@ def test_margin_writes_what_design_says(tiny):
         (o, s) for o in ("adagrad", "rmsprop") for s in (0,)
     ]
     for r in content["results"]:
-        columns = [r[k] for k in ("step", "log_loss", "margin", "train_accuracy", "test_accuracy")]
+        columns = [r[k] for k in mnist.RECORDS]
         assert (
             len({len(c) for c in columns}) == 1 and r["step"] == sorted(set(r["step"])) and r["eps"] == 1e-5
         )
@@ -168,12 +156,13 @@ def test_margin_writes_what_design_says(tiny):
 
 
 def test_seeds_that_recorded_different_steps_are_drawn_together(tmp_path):
-    assert main(["margin", *TINY, "--seeds", "2", "--jobs", "1", "--out", str(tmp_path)]) == 0
+    flags = ["margin", *TINY, "--train", "40", "--seeds", "2", "--jobs", "1", "--out", str(tmp_path)]
+    assert main(flags) == 0
     results = json.loads((tmp_path / "margin.json").read_text())["results"]
     assert len({tuple(r["step"]) for r in results}) > 1
 
 
-def test_jobs_do_not_show(tiny, tmp_path):
+def test_jobs_do_not_show(tiny, tmp_path, unrendered):
     assert main(["margin", *TINY, "--jobs", "2", "--flow", "--out", str(tmp_path)]) == 0
     assert without_seconds(tmp_path / "margin.json") == without_seconds(tiny / "margin.json")
 
@@ -193,9 +182,9 @@ def checkpoints(out):
     return {path: path.stat().st_mtime_ns for path in (out / "margin.runs").glob("[!.]*")}
 
 
-def test_killed_at_several_moments_it_ends_with_the_same_numbers(tiny, tmp_path):
+def test_killed_at_two_moments_it_ends_with_the_same_numbers(tiny, tmp_path, monkeypatch, unrendered):
     flags = ["margin", *TINY, "--jobs", "2", "--flow", "--out", str(tmp_path)]
-    for pause in (0.0, 0.1, 0.25):
+    for pause in (0.0, 0.25):
         before, process = checkpoints(tmp_path), start(*flags)
         while process.poll() is None and checkpoints(tmp_path) == before:
             time.sleep(0.01)
@@ -205,16 +194,17 @@ def test_killed_at_several_moments_it_ends_with_the_same_numbers(tiny, tmp_path)
         process.stderr.close()
     seen = checkpoints(tmp_path)
     assert seen and not (tmp_path / "margin.json").exists()
-    time.sleep(1)
+    time.sleep(0.5)  # ten pieces
     assert checkpoints(tmp_path) == seen  # whatever the killed process left behind does not write
-    process = start(*flags)
-    errors = process.communicate()[1]
-    assert process.returncode == 0, errors
+    monkeypatch.setattr(runs, "CHECKPOINT_EVERY", 0.05)
+    assert main([*flags, "--jobs", "1"]) == 0
     assert without_seconds(tmp_path / "margin.json") == without_seconds(tiny / "margin.json")
     assert not list(tmp_path.rglob(".*.tmp"))
 
 
-def test_finished_runs_are_not_repeated_unless_asked_and_damaged_ones_are(tiny, tmp_path, monkeypatch):
+def test_finished_runs_are_not_repeated_unless_asked_and_damaged_ones_are(
+    tiny, tmp_path, monkeypatch, unrendered
+):
     calls, job = [], mnist.train_run
 
     def counted(task, state, seconds):
@@ -222,6 +212,7 @@ def test_finished_runs_are_not_repeated_unless_asked_and_damaged_ones_are(tiny, 
         return job(task, state, seconds)
 
     monkeypatch.setattr(mnist, "train_run", counted)
+    tiny = pathlib.Path(shutil.copytree(tiny, tmp_path / "tiny"))
     flags = ["margin", *TINY, "--jobs", "1", "--flow", "--out", str(tiny)]
     before = without_seconds(tiny / "margin.json")
     (tiny / "margin.json").write_text("damaged")
@@ -271,48 +262,24 @@ def test_workers_stop_when_their_parent_is_gone(tmp_path):
         time.sleep(0.1)
 
 
-def test_a_dask_cluster_gives_the_same_numbers(tiny, tmp_path):
+def test_a_dask_cluster_gives_the_same_numbers(tiny, tmp_path, unrendered):
     """A real scheduler and two workers, which find the library only through what they are sent."""
     pytest.importorskip("distributed")
-    environment = os.environ | dict.fromkeys(
-        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
-    )
-    options = {
-        "cwd": tmp_path,
-        "env": environment,
-        "stdout": subprocess.DEVNULL,
-        "stderr": subprocess.DEVNULL,
-    }
-    contact = tmp_path / "scheduler.json"
-    quiet = ["--no-dashboard", "--scheduler-file", str(contact)]
-    cluster = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "distributed.cli.dask_scheduler",
-                "--port",
-                "0",
-                "--host",
-                "127.0.0.1",
-                *quiet,
-            ],
-            **options,
-        )
-    ]
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    silence = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+    contact = tmp_path / "scheduler.json"  # the workers wait for it
+
+    def begin(program, *flags):
+        command = [sys.executable, "-m", f"distributed.cli.{program}", "--no-dashboard", *flags]
+        command += ["--scheduler-file", str(contact)]
+        return subprocess.Popen(command, cwd=tmp_path, env=os.environ | one_thread, **silence)
+
+    cluster = [begin("dask_worker", "--no-nanny", "--nthreads", "1") for _ in range(2)]
+    cluster.append(begin("dask_scheduler", "--port", "0", "--host", "127.0.0.1"))
     try:
         while not contact.exists():
+            assert cluster[-1].poll() is None
             time.sleep(0.05)
-        worker = [
-            sys.executable,
-            "-m",
-            "distributed.cli.dask_worker",
-            "--no-nanny",
-            "--nthreads",
-            "1",
-            *quiet,
-        ]
-        cluster += [subprocess.Popen(worker, **options) for _ in range(2)]
         address = json.loads(contact.read_text())["address"]
         assert main(["margin", *TINY, "--dask", address, "--flow", "--out", str(tmp_path / "out")]) == 0
     finally:
@@ -357,6 +324,7 @@ def test_epsilon_is_drawn_with_the_flow_though_some_seeds_do_not_separate(tmp_pa
         "seconds": 1.0,
     }
     result |= {"train_accuracy": np.array([0.5, 1]), "test_accuracy": np.array([0.4, 0.9])}
+    result |= dict.fromkeys(mnist.ALIGNED, np.array([0.6, 0.5], object))
     found = [
         (eps, seed, form)
         for eps in (0.1, 1.0)
@@ -367,6 +335,7 @@ def test_epsilon_is_drawn_with_the_flow_though_some_seeds_do_not_separate(tmp_pa
     summary = mnist.summarise(
         [result | {"eps": eps, "seed": seed, "form": form} for eps, seed, form in found]
     )
+    assert all(set(row["alignment"]) == {0.6 if row["form"] == "flow" else 0.5} for row in summary)
     image_figures.epsilon(summary).savefig(tmp_path / "epsilon.png")
     assert (tmp_path / "epsilon.png").read_bytes().startswith(b"\x89PNG")
 
