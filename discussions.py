@@ -108,7 +108,8 @@ def momentum_keeps_the_problem(case):
     end, _ = descend(case.problem, case.conditioner, case.w0[:some], case.lr, last, step=step)
     both = end, case.snapshots[last]
     with_it, plain = (case.residual(case.problem, s.w[:some], s.h[:some]) for s in both)
-    # at one rate in log 1/L the ratio tends to a constant near 1; a factor of two is left for it
+    # at one rate in log 1/L the ratio tends to a constant, which hangs on what the first steps do to the
+    # direction: a factor of two is left for it, where another rate would have no bound
     text = f"KKT residual at step {last:,} with momentum 0.9 over that without, median of {some} runs"
     yield row(f"momentum.{case}", MOMENTUM, text, np.nanmedian(with_it / plain), "<=", 2.0, "observation")
 

@@ -27,7 +27,11 @@ def margin(results):
         style = {"color": colour(r["optimizer"]), "lw": 1, "ls": dash}
         fair.plot(-r["log_loss"][at], r["margin"][at], **style)
         for axes, name in zip(aligned, ("alignment", "alignment_unweighted")):
-            axes.plot(-r["log_loss"][at], r[name][at].astype(float), **style)
+            values = r[name][at].astype(float)
+            if r["form"] == "flow":  # see `mnist.summarise`
+                axes.plot(-r["log_loss"][at], values, **style | {"lw": 0.5, "ls": "-", "alpha": 0.3})
+                values = np.fmax.accumulate(values)
+            axes.plot(-r["log_loss"][at], values, **style)
     late = len(results) > len(discrete)
     least = min(r["test_accuracy"][-1] for r in discrete)
     loss.set(xlabel="step", ylabel=r"training loss, $\log L$", xscale="log")
@@ -50,7 +54,8 @@ def margin(results):
         else:
             axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center")
     for axes, what in zip(aligned, ("weighted with $h$", "unweighted")):
-        axes.set(xlabel=r"$\log 1/L$", ylabel="alignment", title=f"{what}; 1 is a KKT point", ylim=(None, 1))
+        label = "alignment" + (" (flow: largest so far)" if late else "")
+        axes.set(xlabel=r"$\log 1/L$", ylabel=label, title=f"{what}; 1 is a KKT point", ylim=(None, 1))
     for axes in (fair, *aligned) if late else ():
         left = axes.get_xlim()[0]
         axes.set_xscale("symlog", linthresh=10)

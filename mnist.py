@@ -287,7 +287,12 @@ def answers(results, form, claim, larger, smaller):
 
 
 def summarise(results):
-    """For each optimizer, ε and form, arrays over the seeds: the last step, and `_same` at a common log L."""
+    """For each optimizer, ε and form, arrays over the seeds: the last step, and `_same` at a common log L.
+
+    Of the flow's alignments it is the largest. An explicit step swings the weights p of the samples of least
+    margin. <w, u> is -D Σ p_i q_i whatever they are, while u = -Σ p_i ∂q_i is shortest where they are in
+    balance: a swing lowers the cosine, and what is largest is nearest to that of the flow itself.
+    """
     levels = {
         form: common_level([r for r in results if r["form"] == form]) for form in {r["form"] for r in results}
     }
@@ -296,6 +301,9 @@ def summarise(results):
         group = [r for r in results if (r["optimizer"], r["eps"], r["form"]) == key]
         row = dict(zip(("optimizer", "eps", "form"), key)) | {"level": levels[key[2]]}
         row |= {name: np.array([r[name][-1] for r in group], float) for name in RECORDS}
+        if key[2] == "flow":
+            aligned = {name: [np.fmax.reduce(r[name].astype(float)) for r in group] for name in ALIGNED}
+            row |= {name: np.array(values) for name, values in aligned.items()}
         row |= {
             f"{name}_same": np.array([at_level(r, name, row["level"]) for r in group])
             for name in ("margin", "test_accuracy")

@@ -138,7 +138,7 @@ def test_margin_writes_what_design_says(tiny):
         (o, s) for o in ("adagrad", "rmsprop") for s in (0,)
     ]
     for r in content["results"]:
-        columns = [r[k] for k in ("step", "log_loss", "margin", "train_accuracy", "test_accuracy")]
+        columns = [r[k] for k in mnist.RECORDS]
         assert (
             len({len(c) for c in columns}) == 1 and r["step"] == sorted(set(r["step"])) and r["eps"] == 1e-5
         )
@@ -324,6 +324,7 @@ def test_epsilon_is_drawn_with_the_flow_though_some_seeds_do_not_separate(tmp_pa
         "seconds": 1.0,
     }
     result |= {"train_accuracy": np.array([0.5, 1]), "test_accuracy": np.array([0.4, 0.9])}
+    result |= dict.fromkeys(mnist.ALIGNED, np.array([0.6, 0.5], object))
     found = [
         (eps, seed, form)
         for eps in (0.1, 1.0)
@@ -334,6 +335,7 @@ def test_epsilon_is_drawn_with_the_flow_though_some_seeds_do_not_separate(tmp_pa
     summary = mnist.summarise(
         [result | {"eps": eps, "seed": seed, "form": form} for eps, seed, form in found]
     )
+    assert all(set(row["alignment"]) == {0.6 if row["form"] == "flow" else 0.5} for row in summary)
     image_figures.epsilon(summary).savefig(tmp_path / "epsilon.png")
     assert (tmp_path / "epsilon.png").read_bytes().startswith(b"\x89PNG")
 
