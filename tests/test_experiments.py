@@ -255,7 +255,7 @@ def test_an_h_that_has_not_settled_is_said_and_not_guessed(tmp_path, unrendered)
 
 @pytest.mark.parametrize("scale", [1e-3, 1e2, 1e4])
 def test_data_of_other_scales_are_followed_or_reported(tmp_path, scale, monkeypatch, unrendered):
-    monkeypatch.setattr("optimizers.SEPARATES_WITHIN", 2000)
+    monkeypatch.setattr("optimizers.SEPARATES_WITHIN", 500 if scale == 1e4 else 2000)
     x, y = default_data(0)
     np.savez(tmp_path / "d.npz", x=scale * x, y=y)
     status, content = run(tmp_path, "--data", str(tmp_path / "d.npz"), "--forms", "flow")
