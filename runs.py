@@ -168,9 +168,6 @@ class Here(Executor):
         future.set_result(call(*args))
         return future
 
-    def map(self, call, tasks):
-        return map(call, tasks)
-
 
 @contextmanager
 def executor(jobs, tasks, dask=None, hear=lambda word: None):
@@ -219,6 +216,9 @@ def executor(jobs, tasks, dask=None, hear=lambda word: None):
                     for worker in multiprocessing.active_children():
                         worker.terminate()  # else the pool would wait for what they are at
                     raise
+                except Exception:
+                    pool.shutdown(cancel_futures=True)  # else it would go on with what waits
+                    raise
         except BrokenExecutor:
             raise OSError(
                 "a worker process was killed, perhaps for want of memory; fewer --jobs need less"
@@ -241,10 +241,12 @@ def spread(job, tasks, jobs, report=silent):
     """
     results = []
     shares = lambda: [1.0] * len(results) + [0.0] * (len(tasks) - len(results))  # noqa: E731
-    with executor(jobs, len(tasks), hear=lambda word: report(shares(), word)) as (pool, _):
+    with executor(jobs, len(tasks), hear=lambda word: report(shares(), word)) as (pool, at_once):
         report(shares())
-        for result in pool.map(job, tasks):
-            results.append(result)
+        # pool.map would cancel what waits at Ctrl-C, and the pool's thread then fails to end what it has sent
+        calls = (pool.submit(job, task) for task in tasks)
+        for call in calls if at_once == 1 else list(calls):
+            results.append(call.result())
             report(shares())
     return results
 

@@ -70,9 +70,10 @@ def test_the_ways_lead_along_the_flow_to_the_limits():
     np.testing.assert_allclose(np.tan(np.radians(ends)), n[:, 1] / n[:, 0])
 
 
-def test_there_are_no_ways_of_other_models_and_none_in_the_file(tmp_path):
+def test_there_are_no_ways_of_other_models_and_none_in_the_file(tmp_path, unrendered):
     assert experiments.direction(["gd"], ["limit"], runs=2, model="mlp:2")["ways"] == {}
-    assert main(["direction", "--runs", "2", "--steps", "5", "--out", str(tmp_path)]) == 0
+    flags = ["--optimizers", "gd", "--runs", "2", "--steps", "5", "--jobs", "1"]
+    assert main(["direction", *flags, "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "direction.json").read_text())
     assert list(content) == ["config", "versions", "data", "results"]
     assert not any("way" in r for r in content["results"])

@@ -107,18 +107,17 @@ class Norm(AdaGrad):
         return self.eps + S.sum(-1, keepdims=True) + 0 * S
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_a_new_conditioner_is_found_by_the_studies(monkeypatch, jobs):
+def test_a_new_conditioner_is_found_by_the_studies(monkeypatch):
     """It has a learning rate, a colour and a name, in other processes too; its h is isotropic, so its
     limits
     are L2's.
     """
     monkeypatch.setitem(CONDITIONERS, "norm", Norm)
-    found = experiments.direction(optimizers=["gd", "norm"], runs=4, steps=10, jobs=jobs)
+    found = experiments.direction(optimizers=["gd", "norm"], runs=4, steps=10, jobs=2)
     limit = found["results"][-1]
     assert limit["optimizer"] == "norm" and max(limit["kkt_residual_unweighted"]) < 1e-6
     figures.direction(**found["data"], results=found["results"])
-    crossed = experiments.crossover(optimizers=["norm"], epsilons=[1e-5, 1e-3], jobs=jobs)
+    crossed = experiments.crossover(optimizers=["norm"], epsilons=[1e-5, 1e-3], jobs=2)
     assert {r["status"] for r in crossed["results"]} == {"ok"}
     figures.crossover(crossed["results"], crossed["slopes"])
     np.testing.assert_allclose(np.ptp(limit["h_inf"], axis=1), 0, atol=1e-12)

@@ -115,7 +115,7 @@ def test_euler_flow_converges_at_first_order_in_w_and_h(name):
     problem, w = linear()
     runs = [
         crossing(problem, CONDITIONERS[name](EPS, B), w, c, "log_loss", -3.0)
-        for c in (0.04, 0.02, 0.01, 0.000625)
+        for c in (0.04, 0.02, 0.01, 0.00125)
     ]
     for k in range(1 if name == "gd" else 2):
         errors = [np.abs(r[k] / runs[-1][k] - 1).max() for r in runs[:-1]]
@@ -128,10 +128,10 @@ def test_discrete_update_tends_to_the_flow_at_first_order(name, scale):
     """At the same learning rate and the same time, at which the path has come equally far."""
     problem, w = linear()
     errors = []
-    for lr in (0.02, 0.01, 0.005):
+    for lr in (0.04, 0.02, 0.01):
         steps = round(scale(lr) * 0.4)
         conditioner = CONDITIONERS[name](EPS, B)
-        flow, _ = crossing(problem, conditioner, w, 0.0005, "log_t", np.log(steps), lr)
+        flow, _ = crossing(problem, conditioner, w, 0.002, "log_t", np.log(steps), lr)
         errors.append(np.abs(descend(problem, conditioner, w, lr, steps)[0].w - flow).max())
     assert all(1.6 < a / b < 2.6 for a, b in pairwise(errors)), errors
 
@@ -149,7 +149,7 @@ def test_h_infinity_is_isotropic_and_known_for_rmsprop_and_adam_in_the_flow(name
 @pytest.mark.parametrize("name", ["rmsprop", "adam"])
 def test_h_tends_to_its_limit_like_t_to_the_minus_two_in_the_discrete_update(name):
     problem, w = neuron(10)
-    _, snapshots = descend(problem, CONDITIONERS[name](EPS, B), w, 0.1, 16_000, (2000, 4000, 8000, 16_000))
+    _, snapshots = descend(problem, CONDITIONERS[name](EPS, B), w, 0.1, 8000, (2000, 4000, 8000))
     gaps = [np.abs(state.h * np.sqrt(EPS) - 1).max(-1) for state in snapshots.values()]
     for early, late in pairwise(gaps):
         slope = np.log2(late / early)
@@ -240,7 +240,7 @@ def test_limit_of_the_flow_is_the_predicted_and_certified_kkt_point(name, loss, 
     problem, w0 = Problem(model, *default_data(1), loss), model.init(np.random.default_rng(1), 10)
     flow, _, _, reached = follow(problem, CONDITIONERS[name](EPS, B), w0)
     assert reached.all()
-    w, solved = ascend(problem, flow.w, flow.h)
+    w, solved = ascend(problem, flow.w, flow.h, growth=16.0)
     assert solved.all() and problem.gradient(w)[0].max() <= -1e13
     predicted = predict(problem, flow.w, flow.h)
     assert norm(w / norm(w)[:, None] - predicted / norm(predicted)[:, None]).max() <= 1e-6
@@ -256,7 +256,7 @@ def test_limit_of_the_flow_is_the_predicted_and_certified_kkt_point(name, loss, 
 @pytest.mark.parametrize("conditioner", [GD(), AdaGrad(), RMSProp()])
 @pytest.mark.parametrize("sizes", [(2, 1, 1), (2, 8, 1)])
 def test_the_late_flow_ends_where_the_euler_flow_does_with_fewer_gradients(conditioner, sizes):
-    """From log L = -25 to -300, where Euler must make short steps; the difference vanishes with the steps."""
+    """From log L = -25 to -150, where Euler must make short steps; the difference vanishes with the steps."""
     problem, calls = Problem(MLP(sizes), *default_data(0)), 0
     counted = Problem(MLP(sizes), *default_data(0))
 
@@ -276,14 +276,14 @@ def test_the_late_flow_ends_where_the_euler_flow_does_with_fewer_gradients(condi
     w = problem.model.init(np.random.default_rng([0, 1]), 6)
     early = follow_to(Flow(problem, conditioner), start(problem, conditioner, w), -25)
     early = early._replace(alive=~early.overflow)
-    euler = follow_to(Flow(counted, conditioner, 1.0, 0.1), early, -300)
+    euler = follow_to(Flow(counted, conditioner, 1.0, 0.1), early, -150)
     most = calls
-    coarse = follow_to(LateFlow(counted, 1.0, 0.05), early, -300)
+    coarse = follow_to(LateFlow(counted, 1.0, 0.05), early, -150)
     far = norm(unit(coarse.w) - unit(euler.w)).max()
     assert (
         far < 0.01 and calls < most / 2
     )  # a step adds a twentieth: a first-order method's error is a small part of that
-    fine = follow_to(LateFlow(counted, 1.0, 0.05 / 8), early, -300)
+    fine = follow_to(LateFlow(counted, 1.0, 0.05 / 8), early, -150)
     assert norm(unit(fine.w) - unit(euler.w)).max() < far / 8
     np.testing.assert_allclose(fine.log_t, euler.log_t, rtol=0.02)
 

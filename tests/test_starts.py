@@ -152,7 +152,7 @@ def test_directions_across_the_cut_of_the_circle_are_near_each_other():
 
 
 def test_the_command_writes_finite_numbers_and_the_figure(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(experiments, "DIAL", (1e-5, 1e9))
+    monkeypatch.setattr(experiments, "DIAL", (1e7, 1e9))
     flags = ["--radii", "1,1000", "--starts", "4", "--optimizers", "adagrad", "--jobs", "1"]
     assert main(["starts", *flags, "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
