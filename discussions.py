@@ -9,8 +9,7 @@ import numpy as np
 
 from cases import row
 from minibias import certificate, norm, normalised_margin, unit
-from momentum import Momentum
-from optimizers import AdaGrad, descend
+from optimizers import AdaGrad
 from starts import distinct, kkt_points, limits, share_of_best, sphere
 
 DISCUSSIONS, QIAN = "Discussions", "Related Work: Qian and Qian (2019)"
@@ -103,10 +102,9 @@ def large_epsilon_turns_adagrad_into_gd(case):
 
 def momentum_keeps_the_problem(case):
     """Slide "Main Theorem": Adam is without momentum there; Wang et al. (2022) have it for linear models."""
-    some, last = min(10, case.runs), max(case.snapshots)
-    step = Momentum(case.problem, case.conditioner, case.lr, 0.9)
-    end, _ = descend(case.problem, case.conditioner, case.w0[:some], case.lr, last, step=step)
-    both = end, case.snapshots[last]
+    last, moved = max(case.snapshots), case.with_momentum
+    some = len(moved[last].w)
+    both = moved[last], case.snapshots[last]
     with_it, plain = (case.residual(case.problem, s.w[:some], s.h[:some]) for s in both)
     # at one rate in log 1/L the ratio tends to a constant, which hangs on what the first steps do to the
     # direction: a factor of two is left for it, where another rate would have no bound

@@ -12,7 +12,8 @@ from optimizers import Conditioner, Discrete, move
 class Momentum:
     """The discrete update w - lr h ⊙ m with m = β m + (1 - β) g, a step on states; h is made of g as ever.
 
-    beta    β in [0, 1); 0 is `Discrete`, to the last bit. m begins at 0 and is the state's `memory`
+    beta    β in [0, 1), or one for each run as (runs, 1); 0 is `Discrete`, to the last bit. m begins at 0 and
+            is the state's `memory`
     For linear models Wang et al. prove that gradient descent and Adam with momentum keep the L2 margin ("Does
     Momentum Change the Implicit Regularization on Separable Data?", NeurIPS 2022).
     Raises ValueError for a β or an lr out of range.
@@ -21,12 +22,12 @@ class Momentum:
     problem: Problem
     conditioner: Conditioner
     lr: float
-    beta: float
+    beta: float | np.ndarray
 
     def __post_init__(self):
         Discrete.__post_init__(self)
-        if not 0 <= self.beta < 1:
-            raise ValueError(f"momentum must lie in [0, 1), not {self.beta:g}")
+        if not np.all((np.asarray(self.beta) >= 0) & (np.asarray(self.beta) < 1)):
+            raise ValueError(f"momentum must lie in [0, 1), not {self.beta}")
 
     def __call__(self, state):
         with np.errstate(all="ignore"):

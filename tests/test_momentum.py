@@ -50,6 +50,17 @@ def test_three_steps_are_those_of_the_formula(problem, name):
     np.testing.assert_allclose(state.memory, m, rtol=1e-14)
 
 
+def test_each_run_may_have_its_own_momentum(problem):
+    conditioner, w, beta = CONDITIONERS["adam"](), some_w(problem, 2), np.array([[0.0], [0.9]])
+    both, _ = descend(problem, conditioner, w, 0.01, 30, step=Momentum(problem, conditioner, 0.01, beta))
+    for k in range(2):
+        step = update(problem, conditioner, 0.01, float(beta[k, 0]))
+        alone, _ = descend(problem, conditioner, w[k : k + 1], 0.01, 30, step=step)
+        np.testing.assert_allclose(both.w[k], alone.w[0], rtol=1e-12)
+    with pytest.raises(ValueError, match="momentum must"):
+        Momentum(problem, conditioner, 0.01, np.array([[0.0], [1.0]]))
+
+
 def test_with_a_constant_gradient_m_is_1_minus_beta_to_the_t_of_it():
     """Steps so small that the gradient stays: the steps add up to lr g Σ (1 - β^k)."""
     problem, beta, lr, steps = Problem(Linear(2), *crossover_data()), 0.8, 1e-12, 5
