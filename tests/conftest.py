@@ -1,4 +1,11 @@
-"""The tests run as the commands do: BLAS with one thread, and freed memory kept."""
+"""The tests run as the commands do, BLAS with one thread and freed memory kept, and use a second core.
+
+A module may say in AHEAD = (job, tasks) what its fixture `computed_ahead` is. A process beside this one computes
+it, from the beginning, while this one runs the tests that do without.
+"""
+
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import pytest
 
@@ -6,6 +13,31 @@ import cli  # noqa: F401 (sets one BLAS thread before NumPy is imported)
 import runs
 
 runs.keep_freed_memory()
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that wait for the process beside come last."""
+    items.sort(key=waits)
+
+
+def waits(item):
+    return "computed_ahead" in getattr(item, "fixturenames", ())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def beside(request):
+    """The futures of every AHEAD that is asked for, by module."""
+    ahead = dict.fromkeys(item.module for item in request.session.items if waits(item))
+    others = {item.module for item in request.session.items} - set(ahead)
+    with ProcessPoolExecutor(1 if others else 2, get_context("spawn"), runs.keep_freed_memory) as pool:
+        yield {m.__name__: [pool.submit(m.AHEAD[0], task) for task in m.AHEAD[1]] for m in ahead}
+        pool.shutdown(cancel_futures=True)  # what nobody waits for any more, as after pytest -x
+
+
+@pytest.fixture(scope="module")
+def computed_ahead(request, beside):
+    """The results of the module's own AHEAD."""
+    return [future.result() for future in beside[request.module.__name__]]
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 
 import claims
 import figures
-import runs
 import tables
 from cases import Case, Qian
 from discussions import risks
@@ -71,10 +70,13 @@ def measure_lightly(subject, without=SLOW):
         return MEASURE(subject)
 
 
+AHEAD = measure_for_the_tables, SUBJECTS
+
+
 @pytest.fixture(scope="module")
-def measured():
+def measured(computed_ahead):
     """What workers return, by subject: each is measured once, however many tables it stands in."""
-    return dict(zip(map(key, SUBJECTS), runs.spread(measure_for_the_tables, SUBJECTS, 2)))
+    return dict(zip(map(key, SUBJECTS), computed_ahead))
 
 
 @pytest.fixture

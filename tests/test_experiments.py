@@ -236,7 +236,7 @@ def test_slope_and_constant_are_used(tmp_path, slope, monkeypatch, unrendered):
 
 
 def test_two_points_and_two_units_give_results_whoever_has_no_prediction(tmp_path, monkeypatch, unrendered):
-    monkeypatch.setattr("optimizers.SEPARATES_WITHIN", 2000)
+    monkeypatch.setattr("optimizers.SEPARATES_WITHIN", 1000)
     (tmp_path / "two.csv").write_text("10,2,1\n10,1,-1\n")
     status, content = run(
         tmp_path, "--data", str(tmp_path / "two.csv"), "--model", "mlp:2", "--optimizers", "gd,adagrad"

@@ -21,11 +21,18 @@ def problem():
     return Problem(MLP((2, 1, 1)), *default_data(0))
 
 
-@pytest.fixture(scope="module")
-def found():
+def small_study(radii):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiments, "DIAL", (1e-5, 1e7, 1e9))
-        return experiments.starts(radii=(1.0, 3.0), starts=40)
+        return experiments.starts(radii=radii, starts=40)
+
+
+AHEAD = small_study, [(1.0, 3.0)]
+
+
+@pytest.fixture(scope="module")
+def found(computed_ahead):
+    return computed_ahead[0]
 
 
 def of(found, optimizer, radius=1.0):
