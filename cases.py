@@ -6,7 +6,7 @@ property.
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 
 import numpy as np
@@ -144,8 +144,8 @@ class Case:
         """
         w = np.concatenate([self.w0, self.w0[:10]])
         beta = np.where(np.arange(len(w)) < self.runs, 0.0, 0.9)[:, None]
-        step = Momentum(self.problem, self.conditioner, self.lr, beta)
-        return descend(self.problem, self.conditioner, w, self.lr, RECORDED[-1], RECORDED, step)[1]
+        rule = partial(Momentum, beta=beta)
+        return descend(self.problem, self.conditioner, w, self.lr, RECORDED[-1], RECORDED, rule)[1]
 
     @property
     def snapshots(self):

@@ -77,7 +77,7 @@ STATEMENTS = {
         theorems.networks_tend_to_kkt_points,
         theorems.several_classes,
         theorems.discrete_update_heads_for_a_kkt_point,
-        discussions.momentum_keeps_the_problem,
+        discussions.momentum_changes_no_rate,
         discussions.starts_over_a_sphere,
         discussions.large_epsilon_turns_adagrad_into_gd,
     ),

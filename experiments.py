@@ -26,7 +26,7 @@ from optimizers import CONDITIONERS, SEPARATES_WITHIN, Flow, descend, follow, st
 from paths import WAY, way
 from pieces import kinks
 from runs import say, silent, spread, with_nulls
-from starts import SAME, distinct, kkt_points, limits, share_of_best, sphere
+from starts import SAME, distinct, ends, kkt_points, share_of_best, sphere
 
 FORMS = ("discrete", "flow", "limit")
 LARGEST_JACOBIAN = 2e8  # entries: runs x margins x parameters
@@ -93,10 +93,14 @@ def direction(
             f"form limit takes {LARGEST_JACOBIAN:.0e} numbers at most for the margins' gradients, "
             f"not {asked}: use fewer --runs or --forms discrete,flow"
         )
+    if momentum and "discrete" not in forms:
+        raise ValueError("argument --momentum: it is the discrete form's, expected --forms with discrete")
     w0 = problem.model.init(np.random.default_rng([seed, 1]), runs)
     lr = lr if isinstance(lr, dict) else rates(optimizers, lr)
-    step = lambda name: update(problem, CONDITIONERS[name](eps, b), lr[name], momentum)  # noqa: E731
-    tasks = [(name, step(name), w0, forms, steps) for name in optimizers]
+    rule = update(momentum)
+    tasks = [
+        (problem, name, CONDITIONERS[name](eps, b), w0, forms, lr[name], steps, rule) for name in optimizers
+    ]
     results = [result for done in spread(direction_job, tasks, jobs, report) for result in done]
     ways = {r["optimizer"]: r.pop("way") for r in results if "way" in r}
     return {"data": {"x": x, "y": y}, "results": results, "ways": ways}
@@ -104,13 +108,12 @@ def direction(
 
 def direction_job(task):
     """Every form asked for of one optimizer: a list of results."""
-    optimizer, step, w0, forms, steps = task
-    problem, conditioner = step.problem, step.conditioner
+    problem, optimizer, conditioner, w0, forms, lr, steps, rule = task
     results, flows = [], {}
     for form in forms:
         clock = time.perf_counter()
         if form == "discrete":
-            (end, _), settled = descend(problem, conditioner, w0, step.lr, steps, step=step), True
+            (end, _), settled = descend(problem, conditioner, w0, lr, steps, rule=rule), True
             seconds = time.perf_counter() - clock
         else:
             scale = safe_scale(problem, conditioner) if form == "limit" else 1.0
@@ -330,9 +333,9 @@ def starts(
         for (name, e, radius, _), result in zip(keys, spread(starts_job, tasks, jobs, report))
     ]
     maps, dial = found[: len(optimizers) * len(radii)], found[len(optimizers) * len(radii) :]
-    ends = {(r["optimizer"], r["radius"]): r["w"] for r in maps}
+    where = {(r["optimizer"], r["radius"]): r["w"] for r in maps}
     for r in maps:
-        gd = ends.get(("gd", r["radius"]), np.nan * r["w"])
+        gd = where.get(("gd", r["radius"]), np.nan * r["w"])
         both = np.isfinite(r["w"] + gd).all(-1)
         r["limits"] = len(distinct(r["w"]))
         r["differs_from_gd"] = (norm(r["w"] - gd)[both] > SAME).mean() if both.any() else None
@@ -352,5 +355,5 @@ def starts_job(task):
     """All runs of one optimizer from the starts w0, with the seconds that they took."""
     problem, conditioner, lr, w0 = task
     clock = time.perf_counter()
-    found = limits(problem, conditioner, w0, lr)
+    found = ends(problem, conditioner, w0, lr)
     return {"starts": w0} | found | {"seconds": time.perf_counter() - clock}

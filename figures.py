@@ -10,7 +10,7 @@ from minibias import angle_to_ones, unit
 # Okabe and Ito's palette, which the colour-blind can tell apart, and a mark for each as a second cue
 COLOURS = {"gd": "#000000", "adagrad": "#D55E00", "rmsprop": "#0072B2", "adam": "#009E73"}
 SPARE = ("#E69F00", "#56B4E9", "#CC79A7", "#F0E442")
-NAMES = {"gd": "GD", "adagrad": "AdaGrad", "rmsprop": "RMSProp", "adam": "Adam (w/m)"}
+NAMES = {"gd": "GD", "adagrad": "AdaGrad", "rmsprop": "RMSProp", "adam": "Adam"}
 MARKS = {"discrete": "o", "flow": "x", "limit": "+"}
 EAST, NORTH = np.array([-1, 1, 0]) / np.sqrt(2), np.array([-1, -1, 2]) / np.sqrt(6)
 

@@ -55,7 +55,9 @@ def margin(results):
             axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center")
     for axes, what in zip(aligned, ("weighted with $h$", "unweighted")):
         label = "alignment" + (" (flow: largest so far)" if late else "")
-        axes.set(xlabel=r"$\log 1/L$", ylabel=label, title=f"{what}; 1 is a KKT point", ylim=(None, 1))
+        axes.set(
+            xlabel=r"$\log 1/L$", ylabel=label, title=f"{what}; towards 1 at a KKT point", ylim=(None, 1)
+        )
     for axes in (fair, *aligned) if late else ():
         left = axes.get_xlim()[0]
         axes.set_xscale("symlog", linthresh=10)

@@ -1,5 +1,7 @@
 """Draws `starts`: maps of where every start ends, and the dial. Results in, a matplotlib Figure out."""
 
+from itertools import cycle
+
 import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -39,11 +41,13 @@ def starts(kkt_points, results, dial):
         row[0].set_ylabel(named(optimizer) + (", margin" if values is margins else ""))
     for k, axes in enumerate(discs[0]):
         axes.set_title(f"radius {radii[k // 2]:g}, ${('v > 0', 'v < 0')[k % 2]}$", fontsize=9)
-    top.suptitle("where every start ends" + ("; red: the border under GD" if gd else ""), fontsize=11)
+    said = "where every start (w, v) ends; $w_1$ to the right, $w_2$ up, $|v|$ towards the centre"
+    others = gd and len(optimizers) > 1
+    top.suptitle(said + ("\nred: the border under GD" if others else ""), fontsize=10)
     shared = {"ax": discs[: len(optimizers)].ravel().tolist(), "shrink": 0.8, "aspect": 40}
     top.colorbar(discs[0, 0].images[0], label="decision normal of the limit (degrees)", **shared)
     if adagrad:
-        top.colorbar(image, ax=discs[-1].tolist(), label="margin / largest", aspect=10)
+        top.colorbar(image, ax=discs[-1].tolist(), label="margin / largest of all", aspect=10)
     for part in bottom:
         lost(*part.subplots(1, 2, sharey=True), radii, dial)
     return figure
@@ -51,7 +55,7 @@ def starts(kkt_points, results, dial):
 
 def lost(by_epsilon, by_number, radii, dial):
     """What AdaGrad's limits lack of the largest margin, against ε and against how far h is from GD's."""
-    for radius, shade, mark in zip(radii, SHADES, "os^D"):
+    for radius, shade, mark in zip(radii, cycle(SHADES), cycle("os^D")):
         mine = [r for r in dial if r["radius"] == radius]
         loss = [np.maximum(1 - r["ratio"].astype(float), 1e-16) for r in mine]
         style = {"color": shade, "marker": mark, "ms": 3}
@@ -62,7 +66,9 @@ def lost(by_epsilon, by_number, radii, dial):
     number = np.array([1e-4, 1])
     by_number.plot(number, number**2 / 10, "--", color="0.3", lw=1, label="slope 2")
     by_epsilon.set(
-        xlabel=r"AdaGrad's $\varepsilon$", ylabel="1 - margin / largest", title="median of the starts"
+        xlabel=r"AdaGrad's $\varepsilon$",
+        ylabel="1 - margin / largest with its sign of v",
+        title="median of the starts",
     )
     by_number.set(xlabel=r"$\max_j \int g_j^2\,dt\,/\,\varepsilon$", title=r"every start and $\varepsilon$")
     for axes, place in ((by_epsilon, "lower left"), (by_number, "lower right")):

@@ -198,9 +198,9 @@ def approximate_kkt(problem, w, h):
 
 
 def alignment(w, h, u):
-    """The cosine of h^-1/2 ⊙ w and -h^1/2 ⊙ u with u = ∂ log L: (...), 1 only at a KKT point.
+    """The cosine of h^-1/2 ⊙ w and -h^1/2 ⊙ u with u = ∂ log L: (...). As L -> 0 it is 1 at KKT points alone.
 
-    It is 1 - ε² / 2 with the ε of `approximate_kkt`, and needs no margins.
+    It is 1 - ε² / 2 with the ε of `approximate_kkt`, and so says nothing of δ, which vanishes with L.
     """
     root = np.sqrt(h)
     return -(w * u).sum(-1) / (norm(w / root) * norm(root * u))

@@ -144,7 +144,7 @@ def train_run(task, saved, seconds):
     flow, conditioner, lr = task["form"] == "flow", task["conditioner"], task["lr"]
     problem, test = image_problems(task, np.float64 if flow else np.float32)
     discrete, early, late = (
-        update(problem, conditioner, lr, task["momentum"]),
+        update(task["momentum"])(problem, conditioner, lr),
         Flow(problem, conditioner, lr, FLOW_C),
         LateFlow(problem, lr),
     )

@@ -1,6 +1,7 @@
 """The discrete update with momentum, which the theorem leaves out: here it is measured only."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -41,6 +42,6 @@ class Momentum:
             return move(self.problem, state, state.w - self.lr * h * m, S=S, h=h, log_t=log_t, memory=m)
 
 
-def update(problem, conditioner, lr, momentum=0.0):
-    """The discrete update as a step on states: `Discrete`, or with momentum `Momentum`."""
-    return Momentum(problem, conditioner, lr, momentum) if momentum else Discrete(problem, conditioner, lr)
+def update(momentum=0.0):
+    """The discrete update with so much momentum: what makes a step of problem, conditioner and lr."""
+    return partial(Momentum, beta=momentum) if momentum else Discrete

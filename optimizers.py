@@ -21,7 +21,7 @@ class Conditioner:
     by `add` and `relax`, and what h is, by `inverse_square`. Times are in steps, and g2 = ∂L² (runs, p).
 
     eps      ε > 0, inside the root as on the slides; PyTorch and Keras add theirs (about 1e-8) outside it
-    b        the decay in (0, 1): RMSProp's and Adam's forget at the rate e^-(1-b), common libraries at b
+    b        the decay in (0, 1): RMSProp's and Adam's sum forgets at the rate e^-(1-b), common libraries at b
     `isotropic` says if the components of h_∞ are equal whatever the path, so that the problem is L2's.
     Raises ValueError for eps or b out of range.
     """
@@ -247,9 +247,8 @@ class Flow:
             # where w, h and log L are heading: dw/dt = -lr L velocity, and L lr for the clock
             velocity, t = state.h * state.u, np.exp(state.log_t)[:, None]
             slope = (velocity * state.u).sum(-1)
-            state = state._replace(
-                alive=state.alive & (slope > 0)
-            )  # a run without gradient has nowhere to go
+            # a run without gradient has nowhere to go
+            state = state._replace(alive=state.alive & (slope > 0))
             log_rate = np.log(self.lr) + state.log_loss
             log_g2 = 2 * (state.log_loss[:, None] + np.log(np.abs(state.u)))
             g2 = np.exp(log_g2)
@@ -277,13 +276,12 @@ def trajectory(step, state, done=lambda state: False):
         state = step(state)
 
 
-def descend(problem, conditioner, w, lr, steps, record=(), step=None):
+def descend(problem, conditioner, w, lr, steps, record=(), rule=Discrete):
     """The state after `steps` discrete updates from w (runs, p), and a dict of those at each in `record`.
 
-    `step` is another step than `Discrete`, one with momentum say; lr is then its own.
+    `rule` makes the step, say one with momentum: `momentum.update`.
     """
-    step = step or Discrete(problem, conditioner, lr)
-    path, snapshots = trajectory(step, start(problem, conditioner, w)), {}
+    path, snapshots = trajectory(rule(problem, conditioner, lr), start(problem, conditioner, w)), {}
     for state in islice(path, steps + 1):
         if state.steps in record:
             snapshots[state.steps] = state

@@ -21,7 +21,7 @@ def sphere(n):
     return np.stack([radius * np.cos(angle), radius * np.sin(angle), height], 1)
 
 
-def limits(problem, conditioner, w0, lr=1.0):
+def ends(problem, conditioner, w0, lr=1.0):
     """The certified limits of the flow from w0 (runs, p): a dict of arrays over the runs.
 
     `w` (runs, p) holds unit directions, `kkt_residual` their certificates for the problem of h_∞, `margin`
@@ -44,8 +44,8 @@ def limits(problem, conditioner, w0, lr=1.0):
 def kkt_points(problem):
     """The KKT points of the L2 problem that gradient descent finds from thirty starts: (points, p), unit."""
     flow, settled = rest(problem, GD(), sphere(30))
-    ends = flow.w[fate(problem, flow, settled) == "ok"]
-    return distinct(unit(predict(problem, ends, np.ones_like(ends)))) if len(ends) else ends
+    w = flow.w[fate(problem, flow, settled) == "ok"]
+    return distinct(unit(predict(problem, w, np.ones_like(w)))) if len(w) else w
 
 
 def distinct(w):

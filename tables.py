@@ -239,7 +239,7 @@ def starts(found):
         yield "no start leads to a limit, so there is nothing to draw a map of"
     if found["dial"]:
         yield (
-            f"{'AdaGrad, ε':>12} {'starts ok':>10} {'max ∫ g² dt / ε':>16}"
+            f"{'AdaGrad, ε':>12} {'starts ok':>10} {'max ∫ g² dt / ε: median':>24}"
             f" {'1 - margin / largest: median':>29} {'most':>9}"
         )
     for eps in dict.fromkeys(r["eps"] for r in found["dial"]):
@@ -248,5 +248,5 @@ def starts(found):
         about, ok = f"{eps:>12g} {np.sum(ok == 'ok'):>5}/{len(ok):<4}", ok == "ok"
         if ok.any():
             moved, lost = moved[ok].astype(float), 1 - ratio[ok].astype(float)
-            about += f" {np.median(moved):>16.2e} {np.median(lost):>29.2e} {lost.max():>9.2e}"
+            about += f" {np.median(moved):>24.2e} {np.median(lost):>29.2e} {lost.max():>9.2e}"
         yield about

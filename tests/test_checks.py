@@ -1,5 +1,7 @@
 """Mistakes with the library are told at once, in a sentence: what is wrong and what is expected."""
 
+import re
+
 import autograd.numpy as anp
 import numpy as np
 import pytest
@@ -121,6 +123,21 @@ WRONG_CONDITIONERS = {
         broken(AdaGrad, inverse_square=lambda self, S, t: self.eps + S.sum(-1, keepdims=True) + 0 * S),
         "longest = Conditioner.longest finds it by bisection",
     ),
+    "no epsilon": (broken(AdaGrad, inverse_square=lambda self, S, t: 1.0 * S), "is ε missing?"),
+    "half of S forgotten": (  # with a closed form that takes S to grow
+        broken(
+            AdaGrad,
+            add=lambda self, S, g2: S / 2 + g2,
+            relax=lambda self, S, g2, log_g2, log_dt: S + (2 * g2 - S) * -np.expm1(-np.exp(log_dt) / 2),
+        ),
+        "longest = Conditioner.longest finds it by bisection",
+    ),
+    "nothing returned": (
+        broken(AdaGrad, add=lambda self, S, g2: None),
+        "Mine fails at S and g² of shape (1, 3)",
+    ),
+    "in place": (broken(AdaGrad, add=lambda self, S, g2: np.add(S, g2, out=S)), "not change it in place"),
+    "no eps": (broken(AdaGrad, __init__=lambda self: None), "has no attribute 'eps'"),
     "no forgetting": (
         broken(RMSProp, relax=lambda self, S, g2, l, d: S + (1 - self.b) * np.exp(l + d)),
         "agree",
@@ -132,7 +149,7 @@ WRONG_CONDITIONERS = {
 def test_a_wrong_conditioner_is_told_before_it_moves_anything(name):
     conditioner, said = WRONG_CONDITIONERS[name]
     problem = Problem(MLP((2, 1, 1)), X, Y)
-    with pytest.raises(ValueError, match=said.replace("(", r"\(").replace(")", r"\)")):
+    with pytest.raises(ValueError, match=re.escape(said)):
         descend(problem, conditioner, np.ones((1, 3)), 0.1, 1)
 
 

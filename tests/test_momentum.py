@@ -1,6 +1,7 @@
 """The step with momentum: its formula, its special case, and what becomes of it in the studies."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -27,18 +28,18 @@ def some_w(problem, runs=4):
 @pytest.mark.parametrize("name", CONDITIONERS)
 def test_momentum_0_is_the_discrete_update_to_the_last_bit(problem, name):
     conditioner, w = CONDITIONERS[name](), some_w(problem)
-    step = Momentum(problem, conditioner, 0.01, 0.0)
-    one, two = (descend(problem, conditioner, w, 0.01, 50, step=s)[0] for s in (None, step))
+    rules = Discrete, partial(Momentum, beta=0.0)
+    one, two = (descend(problem, conditioner, w, 0.01, 50, rule=rule)[0] for rule in rules)
     for field in ("w", "S", "h", "log_loss", "log_t"):
         np.testing.assert_array_equal(getattr(one, field), getattr(two, field))
-    assert isinstance(update(problem, conditioner, 0.01), Discrete)
+    assert update(0.0) is Discrete
 
 
 @pytest.mark.parametrize("name", CONDITIONERS)
 def test_three_steps_are_those_of_the_formula(problem, name):
     """m = β m + (1 - β) g from m = 0, w - lr h ⊙ m, and h of all gradients as without momentum."""
     conditioner, w, beta, lr = CONDITIONERS[name](), some_w(problem), 0.7, 0.01
-    state, _ = descend(problem, conditioner, w, lr, 3, step=Momentum(problem, conditioner, lr, beta))
+    state, _ = descend(problem, conditioner, w, lr, 3, rule=update(beta))
     m, S = 0, np.zeros_like(w)
     for t in (1, 2, 3):
         log_loss, u = problem.gradient(w)
@@ -52,10 +53,10 @@ def test_three_steps_are_those_of_the_formula(problem, name):
 
 def test_each_run_may_have_its_own_momentum(problem):
     conditioner, w, beta = CONDITIONERS["adam"](), some_w(problem, 2), np.array([[0.0], [0.9]])
-    both, _ = descend(problem, conditioner, w, 0.01, 30, step=Momentum(problem, conditioner, 0.01, beta))
+    both, _ = descend(problem, conditioner, w, 0.01, 30, rule=partial(Momentum, beta=beta))
     for k in range(2):
-        step = update(problem, conditioner, 0.01, float(beta[k, 0]))
-        alone, _ = descend(problem, conditioner, w[k : k + 1], 0.01, 30, step=step)
+        rule = update(float(beta[k, 0]))
+        alone, _ = descend(problem, conditioner, w[k : k + 1], 0.01, 30, rule=rule)
         np.testing.assert_allclose(both.w[k], alone.w[0], rtol=1e-12)
     with pytest.raises(ValueError, match="momentum must"):
         Momentum(problem, conditioner, 0.01, np.array([[0.0], [1.0]]))
@@ -67,7 +68,7 @@ def test_with_a_constant_gradient_m_is_1_minus_beta_to_the_t_of_it():
     w = np.array([[0.3, 0.1]])
     log_loss, u = problem.gradient(w)
     g = np.exp(log_loss)[:, None] * u
-    state, _ = descend(problem, GD(), w, lr, steps, step=Momentum(problem, GD(), lr, beta))
+    state, _ = descend(problem, GD(), w, lr, steps, rule=update(beta))
     np.testing.assert_allclose(state.memory, (1 - beta**steps) * g, rtol=1e-9)
     total = sum(1 - beta**k for k in range(1, steps + 1))
     np.testing.assert_allclose((w - state.w) / lr, total * g, rtol=1e-3)  # what float64 keeps of 1e-12
@@ -80,8 +81,7 @@ def test_on_a_linear_model_it_heads_for_the_l2_margin_at_the_rate_without_it():
     for conditioner in (GD(), CONDITIONERS["rmsprop"]()):
         distances = []
         for beta in (0.0, 0.9):
-            step = Momentum(problem, conditioner, 0.01, beta)
-            _, seen = descend(problem, conditioner, w0, 0.01, 1000, (10, 100, 1000), step=step)
+            _, seen = descend(problem, conditioner, w0, 0.01, 1000, (10, 100, 1000), update(beta))
             distances.append([norm(unit(state.w) - best)[0] for state in seen.values()])
         without, with_it = np.array(distances)
         assert (np.diff(with_it) < 0).all() and abs(with_it[-1] / without[-1] - 1) < 0.02
@@ -90,7 +90,7 @@ def test_on_a_linear_model_it_heads_for_the_l2_margin_at_the_rate_without_it():
 def test_a_run_whose_next_step_would_not_be_finite_keeps_its_last_state(problem):
     w = np.array([[0.1, 0.2, 0.3], [1e160, 1e160, -1e160]])
     for lr in (0.1, 1e300):  # at the start, and after a step
-        state, _ = descend(problem, GD(), w, lr, 3, step=Momentum(problem, GD(), lr, 0.9))
+        state, _ = descend(problem, GD(), w, lr, 3, rule=update(0.9))
         assert state.overflow[1] and np.isfinite(state.w).all() and np.isfinite(state.memory).all()
 
 

@@ -13,7 +13,7 @@ from limits import rest
 from minibias import Problem, certificate, norm, normalised_margin, unit
 from models import MLP
 from optimizers import GD, AdaGrad
-from starts import distinct, kkt_points, limits, share_of_best, sphere
+from starts import distinct, ends, kkt_points, share_of_best, sphere
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_along_the_dial_the_lost_margin_falls_like_the_square_of_the_distance_of
 def test_the_moved_number_is_the_integral_of_squared_gradients(problem):
     """Against the change of h^-2, which is ∫ g² dt."""
     eps = 100.0
-    result = limits(problem, AdaGrad(eps), sphere(5))
+    result = ends(problem, AdaGrad(eps), sphere(5))
     flow, _ = rest(problem, AdaGrad(eps), sphere(5))
     np.testing.assert_allclose(result["S"], flow.h**-2 - eps, rtol=1e-10, atol=1e-10)
 
@@ -123,7 +123,7 @@ def test_distinct_counts_clusters_whatever_their_order_and_leaves_nan_out():
 
 
 def test_a_start_that_does_not_separate_is_named_and_has_no_limit(problem):
-    result = limits(problem, GD(), np.array([[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]]))
+    result = ends(problem, GD(), np.array([[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]]))
     assert list(result["status"]) == ["not separated", "ok"]
     assert np.isnan(result["w"][0]).all() and np.isnan(result["margin"][0])
     np.testing.assert_allclose(result["margin"][1], normalised_margin(problem, result["w"][1:])[0])
