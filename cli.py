@@ -163,6 +163,9 @@ def prepared(args, *more):
 def publish(args, out, figure, content):
     """Write OUT/STUDY.json, `content` with the config and the versions, and OUT/STUDY.png: both paths."""
     content = {"config": config(args), "versions": runs.versions()} | content
+    if getattr(args, "momentum", 0):
+        said = f"discrete form with momentum {args.momentum:g}"
+        figure.text(0.995, 0.005, said, ha="right", va="bottom", fontsize=9, color="0.3")
     return runs.write_results(
         out, args.study, content, lambda path: figure.savefig(path, format="png", dpi=110)
     )
@@ -215,5 +218,7 @@ def main(argv=None):
         print("error: too large for this machine:", what, file=sys.stderr)
         return 2
     except (ValueError, OSError) as problem:
-        print("error:", " ".join(str(problem).split()), file=sys.stderr)
+        about = getattr(problem, "filename", None)
+        text = f"{about}: {problem.strerror}" if about else str(problem)
+        print("error:", " ".join(text.split()), file=sys.stderr)
         return 2

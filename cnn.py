@@ -23,8 +23,8 @@ from minibias import Problem
 
 @primitive
 def split(w, shapes, dtype):
-    """The weights of all layers, arrays of `shapes` and `dtype`, which the flat w (p,) holds one after the
-    other.
+    """The weights of all layers, arrays of `shapes` and `dtype`, which the flat w (p,) holds one after
+    the other.
 
     All at once, so that the gradient is made as one vector (p,) and not as a sum of one per layer.
     """
@@ -53,9 +53,8 @@ defvjp(
 
 @primitive
 def unfold(a, k):
-    """a (R, c, C, N) with its k neighbours along the columns: (R, c k, C-k+1, N), entry (r, c k + j, q, n)
-    =
-    a[r, c, q+j, n].
+    """a (R, c, C, N) with its k neighbours along the columns: (R, c k, C-k+1, N), entry (r, c k + j, q,
+    n) = a[r, c, q+j, n].
     """
     rows, channels, columns, samples = a.shape
     p = np.empty((rows, channels, k, columns - k + 1, samples), a.dtype)
@@ -81,8 +80,7 @@ defvjp(fold, lambda ans, p, k: lambda g: unfold(g, k), argnums=(0,))
 
 def windows(p, k):
     """All blocks of k rows, which overlap in memory, each a matrix: (R, q, C, N) -> a view (R-k+1, k q, C
-    N),
-    read only.
+    N), read only.
     """
     p = np.ascontiguousarray(p)
     rows, channels, columns, samples = p.shape
@@ -118,8 +116,8 @@ def conv_transpose(W, g):
 
 @primitive
 def correlate(g, p, shape):
-    """The transpose of W -> conv(W, p): g (R-k+1, out, C, N), p (R, c k, C, N) -> (out, c, k, k), which is
-    `shape`.
+    """The transpose of W -> conv(W, p): g (R-k+1, out, C, N), p (R, c k, C, N) -> (out, c, k, k), which
+    is `shape`.
     """
     out, channels, k, _ = shape
     each = g.reshape(*g.shape[:2], -1) @ windows(p, k).swapaxes(1, 2)
@@ -146,8 +144,8 @@ defvjp(
 
 @notrace_primitive
 def slopes(z, clarke):
-    """ReLU's derivative at z, in z's dtype, untraced: 1 above 0, 0 below, at 0 `clarke`, any number of [0,
-    1].
+    """ReLU's derivative at z, in z's dtype, untraced: 1 above 0, 0 below, at 0 `clarke`, any number of
+    [0, 1].
     """
     s = (z > 0).astype(z.dtype)
     if clarke:
@@ -157,8 +155,7 @@ def slopes(z, clarke):
 
 def left_right(z):
     """Views of the left and the right column of each window, without an odd last row or column: (R, c, C,
-    N)
-    -> two (2R', c, C', N).
+    N) -> two (2R', c, C', N).
     """
     rows, columns = z.shape[0] // 2 * 2, z.shape[2] // 2 * 2
     return z[:rows, :, 0:columns:2], z[:rows, :, 1:columns:2]
@@ -288,8 +285,7 @@ class CNN:
 
     def __call__(self, w, x):
         """Φ at w (..., p) for the samples x, images (N, side²) or their `patches`: (..., N, K), one run
-        after
-        the other.
+        after the other.
         """
         p = self.patches(x) if x.ndim == 2 else x
         if w.ndim > 1:
@@ -327,9 +323,8 @@ class Blocks(Problem):
         return np.concatenate([part.margins(w) for part in self.parts], -1)
 
     def gradient(self, w):
-        """log L = logsumexp_B log L_B and u = Σ_B e^(log L_B - log L) u_B, with the largest log L_B so far
-        as
-        the running unit.
+        """log L = logsumexp_B log L_B and u = Σ_B e^(log L_B - log L) u_B, with the largest log L_B so
+        far as the running unit.
         """
         highest, total, u = -np.inf, 0.0, 0.0
         for part in self.parts:

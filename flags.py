@@ -215,8 +215,8 @@ Prints a table, writes OUT/crossover.json and OUT/crossover.png.""",
         description="""\
 The slides' "Discussions": AdaGrad is sensitive to initialization. Starts spread over spheres, in the three
 parameters of a neuron, each with its certified limit under every optimizer. GD's, RMSProp's and Adam's are
-the few KKT points of one problem, though not from the same starts; AdaGrad's are almost as many as its starts. Then
-a dial: from AdaGrad with a small ε to one with a large ε, which is gradient descent.
+the few KKT points of one problem, though not from the same starts; AdaGrad's are almost as many as its
+starts. Then a dial: from AdaGrad with a small ε to one with a large ε, which is gradient descent.
 Prints a table, writes OUT/starts.json and OUT/starts.png.""",
         epilog="example: python experiments.py starts --radii 1 --starts 500 --data points.csv",
     )

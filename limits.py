@@ -13,6 +13,7 @@ from pieces import nearest, smooth
 
 AT_REST = -50.0  # log L where the flow counts as at rest, that is its h: see `rest`
 H_SETTLED = 1e-8  # the largest relative change of h from half of AT_REST to there that counts as settled
+SETTLED = 1e-12  # the last move of a direction at rest
 CERTIFIED = 1e-6  # the largest KKT residual of a limit that counts as reached
 
 
@@ -32,9 +33,6 @@ class Limit(NamedTuple):
     def settled(self):
         """(runs,) whether the direction came to rest."""
         return self.last_move < SETTLED
-
-
-SETTLED = 1e-12
 
 
 @dataclass(frozen=True)
@@ -205,9 +203,8 @@ def implicit_step(problem, w, stretch, ratio, iterations):
 
 
 def hessian(problem, w):
-    """∂² log L at w (runs, p): (runs, p, p), by a backward pass over the gradients at p copies, a thousand
-    at
-    a time.
+    """∂² log L at w (runs, p): (runs, p, p), by a backward pass over the gradients at p copies, a
+    thousand at a time.
     """
     p, parts = w.shape[-1], []
     for some in np.array_split(w, len(w) * p // 1000 + 1):
@@ -220,8 +217,7 @@ def hessian(problem, w):
 @dataclass(frozen=True)
 class LateFlow:
     """A step of the flow with h held at its limit, for any number of parameters: Runge, Kutta and
-    Chebyshev's
-    method.
+    Chebyshev's method.
 
     An explicit Euler step must be shorter than 2 over the largest curvature, which the samples of nearly
     least margin make steep. s stages, one gradient each, arranged by Chebyshev polynomials, are stable over

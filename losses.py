@@ -45,9 +45,7 @@ LOSSES = {"exp": Exponential(), "log": Logistic()}
 
 
 def log_sum_exp(q):
-    """log Σ_i e^-q_i over the last axis, and e, total: the gradient is -e / total. (..., N) -> (...), (...,
-    N), (..., 1).
-    """
+    """log Σ_i e^-q_i over the last axis (...), and e (..., N), total (..., 1): the gradient is -e / total."""
     low = 0.0 if harmless(q) else smallest(q)
     e = np.exp(low - q)
     total = (e @ np.ones(q.shape[-1]))[..., None]  # BLAS adds faster than sum() does
@@ -56,9 +54,7 @@ def log_sum_exp(q):
 
 @notrace_primitive
 def harmless(q):
-    """Whether e^-q neither overflows nor vanishes anywhere, so that the search for the smallest q can be
-    saved.
-    """
+    """Whether e^-q neither overflows nor vanishes anywhere: then the smallest q need not be found."""
     return q.size > 0 and -300 < q.min() and q.max() < 300
 
 

@@ -59,7 +59,7 @@ def lost(by_epsilon, by_number, radii, dial):
         mine = [r for r in dial if r["radius"] == radius]
         loss = [np.maximum(1 - r["ratio"].astype(float), 1e-16) for r in mine]
         style = {"color": shade, "marker": mark, "ms": 3}
-        medians = [np.median(some[some >= 0]) if (some >= 0).any() else np.nan for some in loss]
+        medians = [np.median(some[some >= 0]) if (some >= 0).any() else np.nan for some in loss]  # NaN apart
         by_epsilon.plot([r["eps"] for r in mine], medians, label=f"radius {radius:g}", **style)
         number = np.ravel([r["moved"].astype(float) for r in mine])
         by_number.plot(number, np.ravel(loss), ls="", alpha=0.35, mew=0, **style)

@@ -14,7 +14,7 @@ from checks import as_parameters, as_runs, check_model, check_separates
 from datasets import check_data, classes
 from losses import LOSSES
 from pieces import Margins, nearest, smooth
-from solvers import NotSeparable, largest_linf_margin, least_norm, nearest_point  # noqa: F401 (raised)
+from solvers import NotSeparable, largest_linf_margin, least_norm, nearest_point  # noqa: F401 (theirs)
 
 
 class Problem:

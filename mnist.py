@@ -1,5 +1,5 @@
-"""The experiments on images: the slides' "Observation of Margin" and "Effect of ε", with the four-layer CNN
-on MNIST.
+"""The experiments on images: the slides' "Observation of Margin" and "Effect of ε", with the four-layer
+CNN on MNIST.
 
 Each study trains many runs with the whole training set at each step, and asks whether the slides' claims
 show, by a rule that was fixed beforehand. Runs leave checkpoints and go on from them.
@@ -29,15 +29,15 @@ PROBLEMS = {}  # what this process has made of the images it works on
 
 
 def rates(optimizers, lr=None):
-    """The learning rate of each optimizer, a dict: lr for all, or one for all that divide by the gradient's
-    size.
+    """The learning rate of each optimizer, a dict: lr for all, or one for all that divide by the
+    gradient's size.
     """
     return {name: lr or {"gd": 0.0002}.get(name, 0.01) for name in optimizers}
 
 
 def margin(optimizers=None, eps=1e-5, steps=400, **settings):
-    """Normalised margins and accuracies of all optimizers (slide "Observation of Margin"): is AdaGrad below
-    the others?
+    """Normalised margins and accuracies of all optimizers (slide "Observation of Margin"): is AdaGrad
+    below the others?
 
     optimizers  names in CONDITIONERS, None for all of them; the other settings are those of `study`
     """

@@ -13,8 +13,9 @@ from optimizers import Conditioner, Discrete, move
 class Momentum:
     """The discrete update w - lr h ⊙ m with m = β m + (1 - β) g, a step on states; h is made of g as ever.
 
-    beta    β in [0, 1), or one for each run as (runs, 1); 0 is `Discrete`, to the last bit. m begins at 0 and
-            is the state's `memory`
+    β is `beta` in [0, 1), or one for each run as (runs, 1); 0 is `Discrete`, to the last bit. m begins at 0
+    and is the state's `memory`.
+
     For linear models Wang et al. prove that gradient descent and Adam with momentum keep the L2 margin ("Does
     Momentum Change the Implicit Regularization on Separable Data?", NeurIPS 2022).
     Raises ValueError for a β or an lr out of range.

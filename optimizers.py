@@ -107,9 +107,9 @@ class AdaGrad(Conditioner):
 class RMSProp(Conditioner):
     """RMSProp: S_t = e^-(1-b) S_{t-1} + (1-b) g_t², h = 1 / sqrt(ε + S), so h_∞ = 1/√ε in every coordinate.
 
-    The integral of the flow relaxes to g² at the rate 1-b, here exactly for constant g. The slide's sum is
-    larger than its integral by (1-b) / (1 - e^-(1-b)), 1.05 at b = 0.9. PyTorch and Keras use b in place of
-    e^-(1-b).
+    The integral of the flow relaxes to g² at the rate 1-b, here exactly for constant g. The slide's sum
+    is larger than its integral by (1-b) / (1 - e^-(1-b)), 1.05 at b = 0.9. PyTorch and Keras use b in
+    place of e^-(1-b).
     """
 
     isotropic = True

@@ -95,10 +95,10 @@ class Pieces(Margins):
 def smooth(problem, w, before=None):
     """The margins at w (runs, p) as smooth functions: `Pieces`, or `Margins` for a model that names none.
 
-    Without `before` these are all pieces at w. With `before` (runs, p), where the last step came from, they
-    are what the next step may meet: the margins up to twice the least, with the pieces of units that may come
-    to a kink and whose pull is negative. Where it is positive, the flow leaves the kink, and the margin keeps
-    its side.
+    Without `before` these are all pieces at w. With `before` (runs, p), where the last step came from,
+    they are what the next step may meet: the margins up to twice the least, with the pieces of units that
+    may come to a kink and whose pull is negative. Where it is positive, the flow leaves the kink, and the
+    margin keeps its side.
     """
     if plain(problem.model):
         return Margins(problem, w)

@@ -44,6 +44,8 @@ def prepare(out, *names):
     Raises OSError where that is not possible, or where a folder has one of the `names` of the files to come.
     """
     out = pathlib.Path(out)
+    if out.exists() and not out.is_dir():
+        raise OSError(f"{out}: expected a folder, but it is a file")
     try:
         out.mkdir(parents=True, exist_ok=True)
         for leftover in out.glob(".*.tmp"):
@@ -253,8 +255,7 @@ def spread(job, tasks, jobs, report=silent):
 
 def fingerprint(*parts):
     """SHA-256 of JSON-ready things and arrays, of the library files and the versions: equal only if all
-    that
-    a number depends on is.
+    that a number depends on is.
     """
     digest = hashlib.sha256()
     for part in (versions(), *parts):
@@ -292,8 +293,7 @@ def load_state(path, stamp):
 
 def resume(job, tasks, folder, stamp, jobs, dask=None, fresh=False, report=silent):
     """Take every task to its end, in pieces of some ten seconds with a checkpoint after each: a dict name
-    ->
-    final state.
+    -> final state.
 
     job      job(task, state or None, seconds) goes on for about so many seconds and returns the new state, a
              dict of arrays in which `done` says whether the task is finished, and `share` about how much of

@@ -183,8 +183,8 @@ def test_the_rows_are_the_same_whatever_the_jobs(monkeypatch):
 
 
 def test_qian_and_qian_the_limit_does_not_depend_on_where_the_flow_takes_over(measured):
-    """The flow puts an integral for the sum's rest Σ g² over t > T: Euler-Maclaurin's next term is g_T²/2 ~
-    T^-2.
+    """The flow puts an integral for the sum's rest Σ g² over t > T: Euler-Maclaurin's next term is g_T²/2
+    ~ T^-2.
     """
     early, late = ([Qian(lr, AdaGrad(1e-8), steps) for lr in (0.5, 0.1)] for steps in (500, 2000))
     degrees = [(one.degrees[0], measured[key(other)][0].degrees[0]) for one, other in zip(early, late)]

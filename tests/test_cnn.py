@@ -156,8 +156,7 @@ def test_network_is_the_direct_loop_in_the_documented_order_of_parameters(width,
 
 def kinked(model, samples=6, runs=3):
     """Small-integer w, (runs, p), and images with constant regions: many ties, and many pre-activations
-    that
-    are exactly 0.
+    that are exactly 0.
     """
     rng = np.random.default_rng(3)
     w = rng.integers(-1, 2, (runs, model.size)).astype(float)
@@ -216,9 +215,8 @@ def test_hidden_units_at_the_kink_have_the_slope_of_the_clarke_choice():
 
 
 def test_float32_gradient_is_the_float64_one_to_the_rounding_of_its_sums():
-    """Rounding of 6e-8 per operation, sums of up to 576 x 20 terms whose errors add up like a random walk:
-    a
-    few 1e-6.
+    """Rounding of 6e-8 per operation, sums of up to 576 x 20 terms whose errors add up like a random
+    walk: a few 1e-6.
     """
     x, w = np.random.default_rng(0).random((20, 784)), CNN().init(np.random.default_rng(0), 1)[0]
     y = np.arange(20) % 10

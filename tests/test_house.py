@@ -109,8 +109,7 @@ class Norm(AdaGrad):
 
 def test_a_new_conditioner_is_found_by_the_studies(monkeypatch):
     """It has a learning rate, a colour and a name, in other processes too; its h is isotropic, so its
-    limits
-    are L2's.
+    limits are L2's.
     """
     monkeypatch.setitem(CONDITIONERS, "norm", Norm)
     found = experiments.direction(optimizers=["gd", "norm"], runs=4, steps=10, jobs=2)

@@ -306,8 +306,7 @@ def test_a_margin_that_is_tiny_beside_the_data_is_found_and_not_taken_for_none(m
 
 def test_neuron_prediction_is_the_weighted_svm_direction_with_v_in_balance():
     """v⁴ = h_v M² at the optimum, M the h-weighted norm of the support vector machine on σ(x), by
-    elimination
-    of v.
+    elimination of v.
     """
     x, y = default_data(0)
     problem, h = Problem(MLP((2, 1, 1)), x, y), np.array([[0.3, 2.0, 5.0]])
@@ -336,8 +335,7 @@ def test_blocks_change_nothing_beyond_rounding(block, loss, scale):
 @pytest.mark.parametrize("classes, d", [(3, 2), (4, 3)])
 def test_prediction_for_several_classes_against_a_quadratic_program_solved_by_another_route(seed, classes, d):
     """SLSQP finds the active constraints; its own w is good to the root of rounding only, so the least w
-    that
-    meets them is compared.
+    that meets them is compared.
     """
     optimize = pytest.importorskip("scipy.optimize")
     rng, y = np.random.default_rng(seed), np.arange(6 * classes) % classes
@@ -458,9 +456,8 @@ def test_inverse_loss_undoes_both_losses(log_loss):
 
 @pytest.mark.parametrize("loss", ["exp", "log"])
 def test_surrogate_margin_is_its_formula_and_tends_to_the_weighted_margin(loss):
-    """ℓ^-1(L) / ||h^-1/2 w||^L, by loops; at N samples of one margin q, ℓ^-1(L) lies between q - log N and
-    q
-    for L < 1.
+    """ℓ^-1(L) / ||h^-1/2 w||^L, by loops; at N samples of one margin q, ℓ^-1(L) lies between q - log N
+    and q for L < 1.
     """
     x, y, model, rng = (
         np.array([[1.0, 2], [2, 1], [-1, -3]]),
@@ -486,9 +483,8 @@ def test_surrogate_margin_is_its_formula_and_tends_to_the_weighted_margin(loss):
 @pytest.mark.parametrize("loss", ["exp", "log"])
 @pytest.mark.parametrize("model", [Linear(2), MLP((2, 2, 1)), Linear(2, 3)])
 def test_approximate_kkt_is_its_formula(loss, model):
-    """With w scaled to q_min = 1 and λ_i proportional to -ℓ'(q_i), here the derivative of L by differences
-    in
-    q_i, by loops.
+    """With w scaled to q_min = 1 and λ_i proportional to -ℓ'(q_i), here the derivative of L by
+    differences in q_i, by loops.
     """
     rng = np.random.default_rng(1)
     x = np.array([[1.0, 2], [2, 1.5], [-1, -3], [1, -1.5]])

@@ -53,8 +53,7 @@ def test_points_of_the_test_above_hit_kinks():
 @pytest.mark.parametrize("width", [1, 3])
 def test_backpropagation_lies_in_the_clarke_subdifferential_of_two_layers_at_one_sample(width, slope, clarke):
     """At a kink of every hidden unit the subdifferential is the box of v_k s_k x with s_k in [slope, 1],
-    here
-    s_k = clarke.
+    here s_k = clarke.
     """
     model = MLP((2, width, 1), slope, clarke)
     x = np.array([[1.0, 2.0]])

@@ -99,8 +99,7 @@ def test_adams_quotient_has_the_stated_limit_at_time_zero():
 
 def crossing(problem, conditioner, w, c, key, target, lr=1.0):
     """w and h of the flow where `key` of the state passes `target`, interpolated linearly, an error of
-    second
-    order.
+    second order.
     """
     path = trajectory(Flow(problem, conditioner, lr, c), start(problem, conditioner, w))
     for before, state in pairwise(path):
@@ -214,8 +213,8 @@ def test_parameters_out_of_range_are_refused(eps, b, lr):
 
 
 def test_implicit_euler_solves_its_equation_and_converges_at_first_order():
-    """One sample, Φ = w: φ = -log w, the flow w² = w_0² + 2t, and one implicit step w = (w_0 + sqrt(w_0² +
-    4Δ)) / 2.
+    """One sample, Φ = w: φ = -log w, the flow w² = w_0² + 2t, and one implicit step w = (w_0 + sqrt(w_0²
+    + 4Δ)) / 2.
     """
     problem = Problem(
         Linear(1), np.array([[1.0], [-1e9]]), np.array([1, -1])
