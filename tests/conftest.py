@@ -1,7 +1,7 @@
 """The tests run as the commands do, BLAS with one thread and freed memory kept, and use a second core.
 
-A module may say in AHEAD = (job, tasks) what its fixture `computed_ahead` is. A process beside this one computes
-it, from the beginning, while this one runs the tests that do without.
+A module may say in AHEAD = (job, tasks) what its fixture `computed_ahead` is. A process beside this one
+computes it, from the beginning, while this one runs the tests that do without.
 """
 
 from concurrent.futures import ProcessPoolExecutor
