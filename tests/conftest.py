@@ -1,7 +1,7 @@
 """The tests run as the commands do, BLAS with one thread and freed memory kept, and use a second core.
 
-A module may say in AHEAD = (job, tasks) what its fixture `computed_ahead` is. A process beside this one
-computes it, from the beginning, while this one runs the tests that do without.
+A module may say in AHEAD = [(function, *arguments), ...] what its fixture `computed_ahead` is to hold. A
+process beside this one computes it, from the beginning, while this one runs the tests that do without.
 """
 
 from concurrent.futures import ProcessPoolExecutor
@@ -30,13 +30,13 @@ def beside(request):
     ahead = dict.fromkeys(item.module for item in request.session.items if waits(item))
     others = {item.module for item in request.session.items} - set(ahead)
     with ProcessPoolExecutor(1 if others else 2, get_context("spawn"), runs.keep_freed_memory) as pool:
-        yield {m.__name__: [pool.submit(m.AHEAD[0], task) for task in m.AHEAD[1]] for m in ahead}
+        yield {m.__name__: [pool.submit(*call) for call in m.AHEAD] for m in ahead}
         pool.shutdown(cancel_futures=True)  # what nobody waits for any more, as after pytest -x
 
 
 @pytest.fixture(scope="module")
 def computed_ahead(request, beside):
-    """The results of the module's own AHEAD."""
+    """The results of the module's own AHEAD, in its order."""
     return [future.result() for future in beside[request.module.__name__]]
 
 

@@ -70,7 +70,7 @@ def measure_lightly(subject, without=SLOW):
         return MEASURE(subject)
 
 
-AHEAD = measure_for_the_tables, SUBJECTS
+AHEAD = [(measure_for_the_tables, subject) for subject in SUBJECTS]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The command line as a user meets it."""
 
 import contextlib
-import functools
 import io
 import json
 import os
@@ -10,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -466,8 +466,17 @@ def crossover(out, *flags):
     return status, content, {(r["optimizer"], r["eps"]): r for r in content["results"]} if content else None
 
 
-def test_crossover_turns_from_linf_to_l2_later_the_smaller_epsilon(tmp_path, capsys):
-    status, content, results = crossover(tmp_path)
+def crossover_and_files():
+    """The same of a study without flags, and its folder, its files' names, its picture and what it said."""
+    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()) as said:
+        out = pathlib.Path(name)
+        found = crossover(out)
+        files = sorted(path.name for path in out.iterdir())
+        return *found, out, files, (out / "crossover.png").read_bytes(), said.getvalue()
+
+
+def test_crossover_turns_from_linf_to_l2_later_the_smaller_epsilon(computed_ahead):
+    status, content, results, out, files, picture, said = computed_ahead[-1]
     assert status == 0 and set(content) == {"config", "versions", "data", "predictions", "results", "slopes"}
     assert content["config"]["lr"] == {"rmsprop": 1.0, "adam": 1.0} and content["config"]["b"] == 0.9
     assert content["config"]["epsilons"] == [1e-80, 1e-40, 1e-20, 1e-10, 1e-5, 1e-3]
@@ -494,9 +503,8 @@ def test_crossover_turns_from_linf_to_l2_later_the_smaller_epsilon(tmp_path, cap
             assert (
                 far[-1] < 0.1 and near[-1] > 0.35
             )  # of 0.46 between the two: what the signs have built fades like 1 / log(1/L)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["crossover.json", "crossover.png"]
-    assert (tmp_path / "crossover.png").read_bytes().startswith(b"\x89PNG")
-    assert str(tmp_path / "crossover.png") in capsys.readouterr().out
+    assert files == ["crossover.json", "crossover.png"] and picture.startswith(b"\x89PNG")
+    assert str(out / "crossover.png") in said
 
 
 def test_crossover_of_a_slow_learner_is_where_the_theory_has_it(tmp_path, unrendered):
@@ -595,7 +603,6 @@ def test_ctrl_c_ends_a_command_and_its_workers_at_once(tmp_path, seconds):
     assert not (tmp_path / "direction.json").exists()
 
 
-@functools.cache
 def linear_limits(scale):
     """Those of GD, RMSProp and Adam on the authors' data times `scale`."""
     x, y = default_data(0)
@@ -603,10 +610,14 @@ def linear_limits(scale):
     return experiments.direction(data=(scale * x, y), **study)["results"]
 
 
-@pytest.mark.parametrize("scale", [1e-40, 1e-20, 1e14, 1e40])
-def test_linear_l2_limits_do_not_depend_on_the_scale_of_the_data(scale):
+SCALES = [1, 1e-40, 1e-20, 1e14, 1e40]
+AHEAD = [(linear_limits, scale) for scale in SCALES] + [(crossover_and_files,)]
+
+
+@pytest.mark.parametrize("scale", SCALES[1:])
+def test_linear_l2_limits_do_not_depend_on_the_scale_of_the_data(scale, computed_ahead):
     """With large data the loss at the start is beyond float64."""
-    for one, other in zip(linear_limits(1), linear_limits(scale)):
+    for one, other in zip(computed_ahead[0], computed_ahead[SCALES.index(scale)]):
         assert other["status"].tolist() == ["ok"] * 4
         np.testing.assert_allclose(other["margin"] / scale, one["margin"], rtol=1e-12)
         np.testing.assert_allclose(unit(other["w"]), unit(one["w"]), atol=1e-12)

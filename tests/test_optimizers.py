@@ -114,7 +114,7 @@ def test_euler_flow_converges_at_first_order_in_w_and_h(name):
     problem, w = linear()
     runs = [
         crossing(problem, CONDITIONERS[name](EPS, B), w, c, "log_loss", -3.0)
-        for c in (0.04, 0.02, 0.01, 0.00125)
+        for c in (0.04, 0.02, 0.01, 0.0025)
     ]
     for k in range(1 if name == "gd" else 2):
         errors = [np.abs(r[k] / runs[-1][k] - 1).max() for r in runs[:-1]]
@@ -232,14 +232,14 @@ def test_implicit_euler_solves_its_equation_and_converges_at_first_order():
 
 
 @pytest.mark.parametrize("name", list(CONDITIONERS))
-@pytest.mark.parametrize("loss", ["exp", "log"])
-@pytest.mark.parametrize("kind", ["neuron", "linear"])
-def test_limit_of_the_flow_is_the_predicted_and_certified_kkt_point(name, loss, kind):
+@pytest.mark.parametrize("kind, loss", [("neuron", "log"), ("linear", "exp"), ("linear", "log")])
+def test_limit_of_the_flow_is_the_predicted_and_certified_kkt_point(name, kind, loss):
+    """A neuron with the exponential loss is in the table of claims, and so in `test_all_theorems_hold`."""
     model = MLP((2, 1, 1)) if kind == "neuron" else Linear(2)
     problem, w0 = Problem(model, *default_data(1), loss), model.init(np.random.default_rng(1), 10)
     flow, _, _, reached = follow(problem, CONDITIONERS[name](EPS, B), w0)
     assert reached.all()
-    w, solved = ascend(problem, flow.w, flow.h, growth=16.0)
+    w, solved = ascend(problem, flow.w, flow.h, growth=64.0)
     assert solved.all() and problem.gradient(w)[0].max() <= -1e13
     predicted = predict(problem, flow.w, flow.h)
     assert norm(w / norm(w)[:, None] - predicted / norm(predicted)[:, None]).max() <= 1e-6
