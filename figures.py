@@ -281,7 +281,7 @@ def crossover(results, slopes):
             if r["crossing"] is not None:
                 spot = r["crossing"], np.interp(r["crossing"], at, linf)
                 axes.plot(*spot, "o", color=shade, ms=6, mec="white", mew=0.8, zorder=3)
-        for dash, label in (("-", r"to $\ell_\infty$"), ("--", r"to $L^2$"), ("-o", "crossing")):
+        for dash, label in (("-", r"to $\ell_\infty$"), ("--", "to L2"), ("-o", "crossing")):
             axes.plot([], [], dash, color="0.3", ms=5, mec="white", label=label)
         axes.set(
             xscale="log",
@@ -299,7 +299,7 @@ def crossover(results, slopes):
     crossings.set(
         xlabel=r"$\log 1/\varepsilon$",
         ylabel=r"crossing, $\log 1/L$",
-        title=r"last time nearer to $\ell_\infty$ than to $L^2$",
+        title=r"last time nearer to $\ell_\infty$ than to L2",
     )
     crossings.legend(fontsize=9, frameon=False, loc="upper left")
     for axes in (*panels, crossings):
