@@ -198,6 +198,8 @@ def direction(x, y, results, model=None, ways=None):
         left[1].set_yscale("log")
     left = left[0]
     strips(left, results, lambda r: r["margin"], r"normalised margin $q_{\min}/\|w\|^D$")
+    low, high = left.get_ylim()
+    left.set_ylim(max(low, -0.3 * high) if high > 0 else low)  # far below 0 are runs that do not separate
     for form in dict.fromkeys(r["form"] for r in results):
         left.plot([], [], MARKS[form], color="0.3", mfc="none", label=form)
     left.legend(fontsize=8, ncols=3, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))

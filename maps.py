@@ -22,7 +22,8 @@ def starts(kkt_points, results, dial):
     radii, optimizers = (list(dict.fromkeys(r[key] for r in results)) for key in ("radius", "optimizer"))
     best, adagrad = max(kkt_points["margin"], default=np.nan), [o for o in optimizers if o == "adagrad"]
     parts = [1.5 * len(optimizers + adagrad) + 0.8, 3.4][: 1 + bool(dial)]
-    figure = Figure(figsize=(2.9 * len(radii) + 1.6, sum(parts)), layout="constrained")
+    figure = Figure(figsize=(2.9 * len(radii) + 1.6, sum(parts)))
+    figure.set_layout_engine("constrained", w_pad=0.1)  # labels stand at the edge
     top, *bottom = figure.subfigures(len(parts), 1, height_ratios=parts, squeeze=False)[:, 0]
     discs = top.subplots(len(optimizers + adagrad), 2 * len(radii), squeeze=False)
     gd = {r["radius"]: r["w"][:, 2].astype(float) for r in results if r["optimizer"] == "gd"}
