@@ -65,43 +65,25 @@ def claims_table(args):
 
 
 def margin(args):
-    return image_study(args, mnist.margin, ("eps",), lambda results: image_figures.margin(results))
+    return image_study(args, mnist.margin, "eps", image_figures.margin)
 
 
 def epsilon(args):
-    return image_study(
-        args, mnist.epsilon, ("epsilons",), lambda results: image_figures.epsilon(mnist.summarise(results))
-    )
+    draw = lambda results: image_figures.epsilon(mnist.summarise(results))  # noqa: E731
+    return image_study(args, mnist.epsilon, "epsilons", draw)
 
 
-def image_study(args, study, names, draw):
+def image_study(args, study, name, draw):
     images = read_images(args.data or mnist.SHIPPED, args.train, args.test)
     print(images.said)
     out = prepared(args)
-    names += (
-        "optimizers",
-        "steps",
-        "b",
-        "lr",
-        "momentum",
-        "loss",
-        "seed",
-        "seeds",
-        "width",
-        "flow",
-        "jobs",
-        "dask",
-        "fresh",
-    )
-    chosen = settings(args, *names)
+    names = "optimizers steps b lr momentum loss seed seeds width flow jobs dask fresh"
+    chosen = settings(args, name, *names.split())
     found = study(images=images, folder=out / f"{args.study}.runs", report=Progress(args.study), **chosen)
-    remarks = found.pop("remarks")
+    lines = found.pop("remarks")
     written = publish(args, out, draw(found["results"]), found)
-    return written, [
-        *remarks,
-        *tables.images(mnist.summarise(found["results"])),
-        *tables.answers(found["answers"]),
-    ]
+    lines += [*tables.images(mnist.summarise(found["results"])), *tables.answers(found["answers"])]
+    return written, lines
 
 
 def crossover(args):
@@ -166,9 +148,8 @@ def publish(args, out, figure, content):
     if getattr(args, "momentum", 0):
         said = f"discrete form with momentum {args.momentum:g}"
         figure.text(0.995, 0.005, said, ha="right", va="bottom", fontsize=9, color="0.3")
-    return runs.write_results(
-        out, args.study, content, lambda path: figure.savefig(path, format="png", dpi=110)
-    )
+    draw = lambda path: figure.savefig(path, format="png", dpi=110)  # noqa: E731
+    return runs.write_results(out, args.study, content, draw)
 
 
 class Progress:

@@ -1,10 +1,9 @@
-"""The four-layer CNN on square grey images: a homogeneous model of degree 4, in float32 inside, float64
-outside.
+"""The four-layer CNN on square grey images: a homogeneous model of degree 4.
 
-Activations are laid out (row, channel, column, sample), so that every slice and maximum runs along contiguous
-samples, and any k rows of all channels are one contiguous block: the k x k convolution is a matrix times
-overlapping blocks of an array that was unfolded along the columns alone. A block of `CNN.block` samples stays
-in the processor's cache.
+It computes in float32 inside; what it takes and gives is float64. Activations are laid out (row, channel,
+column, sample), so that every slice and maximum runs along contiguous samples, and any k rows of all channels
+are one contiguous block: the k x k convolution is a matrix times overlapping blocks of an array that was
+unfolded along the columns alone. A block of `CNN.block` samples stays in the processor's cache.
 
 Each primitive stands beside its derivative. All of them are linear in every argument that has a derivative,
 and each one's derivative is another of them, so that second derivatives exist.
@@ -23,10 +22,10 @@ from minibias import Problem
 
 @primitive
 def split(w, shapes, dtype):
-    """The weights of all layers, arrays of `shapes` and `dtype`, which the flat w (p,) holds one after
-    the other.
+    """The weights of all layers, arrays of `shapes` and `dtype`, from the flat w (p,).
 
-    All at once, so that the gradient is made as one vector (p,) and not as a sum of one per layer.
+    They lie in it one after the other. They are cut all at once, so that the gradient is made as one vector
+    (p,) and not as a sum of one per layer.
     """
     ends = np.cumsum([math.prod(shape) for shape in shapes])
     parts = zip(np.split(w, ends[:-1]), shapes)
@@ -53,8 +52,9 @@ defvjp(
 
 @primitive
 def unfold(a, k):
-    """a (R, c, C, N) with its k neighbours along the columns: (R, c k, C-k+1, N), entry (r, c k + j, q,
-    n) = a[r, c, q+j, n].
+    """a (R, c, C, N) with its k neighbours along the columns: (R, c k, C-k+1, N).
+
+    Entry (r, c k + j, q, n) is a[r, c, q+j, n].
     """
     rows, channels, columns, samples = a.shape
     p = np.empty((rows, channels, k, columns - k + 1, samples), a.dtype)
@@ -79,8 +79,9 @@ defvjp(fold, lambda ans, p, k: lambda g: unfold(g, k), argnums=(0,))
 
 
 def windows(p, k):
-    """All blocks of k rows, which overlap in memory, each a matrix: (R, q, C, N) -> a view (R-k+1, k q, C
-    N), read only.
+    """All blocks of k rows, each a matrix: (R, q, C, N) -> (R-k+1, k q, C N), a read-only view.
+
+    The blocks overlap in memory.
     """
     p = np.ascontiguousarray(p)
     rows, channels, columns, samples = p.shape
@@ -90,11 +91,10 @@ def windows(p, k):
 
 @primitive
 def conv(W, p):
-    """The valid k x k convolution, without a flip as in PyTorch: W (out, c, k, k), p = unfold(a, k) ->
-    (R-k+1, out, C-k+1, N).
+    """The valid k x k convolution of a: W (out, c, k, k), p = unfold(a, k) -> (R-k+1, out, C-k+1, N).
 
-    One small product per row, on views: BLAS has kernels for small products that copy nothing, up to five
-    times quicker than one large product with so few rows.
+    As in PyTorch, the kernel is not flipped. One small product per row, on views: BLAS has kernels for small
+    products that copy nothing, up to five times quicker than one large product with so few rows.
     """
     out, _, k, _ = W.shape
     z = W.swapaxes(1, 2).reshape(out, -1) @ windows(p, k)
@@ -116,9 +116,7 @@ def conv_transpose(W, g):
 
 @primitive
 def correlate(g, p, shape):
-    """The transpose of W -> conv(W, p): g (R-k+1, out, C, N), p (R, c k, C, N) -> (out, c, k, k), which
-    is `shape`.
-    """
+    """The transpose of W -> conv(W, p): g (R-k+1, out, C, N), p (R, c k, C, N) -> `shape` (out, c, k, k)."""
     out, channels, k, _ = shape
     each = g.reshape(*g.shape[:2], -1) @ windows(p, k).swapaxes(1, 2)
     return each.sum(0).reshape(out, k, channels, k).swapaxes(1, 2)
@@ -144,9 +142,7 @@ defvjp(
 
 @notrace_primitive
 def slopes(z, clarke):
-    """ReLU's derivative at z, in z's dtype, untraced: 1 above 0, 0 below, at 0 `clarke`, any number of
-    [0, 1].
-    """
+    """ReLU's derivative at z, in z's dtype, untraced: 1 above 0, 0 below, and `clarke` in [0, 1] at 0."""
     s = (z > 0).astype(z.dtype)
     if clarke:
         s[z == 0] = clarke
@@ -154,8 +150,9 @@ def slopes(z, clarke):
 
 
 def left_right(z):
-    """Views of the left and the right column of each window, without an odd last row or column: (R, c, C,
-    N) -> two (2R', c, C', N).
+    """Views of the left and the right column of each window: z (R, c, C, N) -> two (2R', c, C', N).
+
+    An odd last row or column is left out.
     """
     rows, columns = z.shape[0] // 2 * 2, z.shape[2] // 2 * 2
     return z[:rows, :, 0:columns:2], z[:rows, :, 1:columns:2]
@@ -182,8 +179,9 @@ def winners(z, clarke):
 
 @primitive
 def pool(z, choice, value=None):
-    """The linear map that a choice of `winners` makes of z: (R, c, C, N) -> (R', c, C', N); `value` is the
-    result if known.
+    """The linear map that a choice of `winners` makes of z: (R, c, C, N) -> (R', c, C', N).
+
+    `value` is the result, if it is known.
     """
     if value is not None:
         return value
@@ -213,8 +211,9 @@ defvjp(unpool, lambda ans, g, choice, shape: lambda outer: pool(outer, choice), 
 
 
 class CNN:
-    """Φ(w, x) = W_4 σ(W_3 P(W_2 * P(W_1 * x))) without biases, homogeneous of degree 4; σ is ReLU and P =
-    σ(max over 2 x 2).
+    """Φ(w, x) = W_4 σ(W_3 P(W_2 * P(W_1 * x))) without biases, homogeneous of degree 4.
+
+    σ is ReLU, and P = σ(max over 2 x 2).
 
     width    (c_1, c_2, hidden): W_1 * is a 5 x 5 convolution from 1 to c_1 channels, W_2 * a 3 x 3 one to c_2
              channels, W_3 maps what is left, 25 c_2 numbers for side 28, to `hidden` units
@@ -236,13 +235,8 @@ class CNN:
     degree = 4
 
     def __init__(self, width=(8, 16, 64), side=28, outputs=10, clarke=0.0, dtype=np.float32):
-        self.width, self.side, self.outputs, self.clarke, self.dtype = (
-            tuple(width),
-            side,
-            outputs,
-            clarke,
-            np.dtype(dtype),
-        )
+        self.width, self.side, self.outputs = tuple(width), side, outputs
+        self.clarke, self.dtype = clarke, np.dtype(dtype)
         if len(self.width) != 3 or min(self.width) < 1:
             raise ValueError(
                 "the width of a CNN must be three integers from 1 on (channels, channels, hidden units), "
@@ -265,17 +259,14 @@ class CNN:
         self.block = 64 if self.size < 1e6 else 128
 
     def init(self, rng, runs):
-        """`runs` initial parameter vectors, He's: each weight uniform in ±sqrt(6 / fan in), of variance 2 /
-        fan in: (runs, p).
-        """
+        """`runs` initial parameter vectors, He's: uniform in ±sqrt(6 / fan in), (runs, p)."""
         bounds = [np.full(math.prod(shape), math.sqrt(6 / math.prod(shape[1:]))) for shape in self.shapes]
         return rng.uniform(-1, 1, (runs, self.size)) * np.concatenate(bounds)
 
     def patches(self, x):
-        """The images x (N, side²) as the first layer wants them, (side, 5, side - 4, N) in `dtype`: made
-        once, they save time.
+        """The images x (N, side²) as the first layer wants them: (side, 5, side - 4, N) in `dtype`.
 
-        Raises ValueError if x does not hold images of this size.
+        Made once, they save time. Raises ValueError if x does not hold images of this size.
         """
         if x.ndim != 2 or x.shape[1] != self.side**2:
             raise ValueError(
@@ -284,9 +275,7 @@ class CNN:
         return unfold(x.T.astype(self.dtype, order="C").reshape(self.side, 1, self.side, -1), 5)
 
     def __call__(self, w, x):
-        """Φ at w (..., p) for the samples x, images (N, side²) or their `patches`: (..., N, K), one run
-        after the other.
-        """
+        """Φ at w (..., p) for images x (N, side²) or their `patches`: (..., N, K), run after run."""
         p = self.patches(x) if x.ndim == 2 else x
         if w.ndim > 1:
             return stack([self(w[run], p) for run in range(len(w))])
@@ -303,8 +292,7 @@ class CNN:
 
 
 class Blocks(Problem):
-    """The same problem some samples at a time, so that memory grows with the block and not with the samples
-    times the layers.
+    """The same problem some samples at a time: memory grows with the block, not with samples times layers.
 
     block    samples at a time, from 1 on; x (N, d), y (N,), loss, outputs as in `Problem`
     keep     bytes; a model with `patches(x)`, what its first layer makes of the data, has them made once
@@ -323,8 +311,9 @@ class Blocks(Problem):
         return np.concatenate([part.margins(w) for part in self.parts], -1)
 
     def gradient(self, w):
-        """log L = logsumexp_B log L_B and u = Σ_B e^(log L_B - log L) u_B, with the largest log L_B so
-        far as the running unit.
+        """log L = logsumexp_B log L_B and u = Σ_B e^(log L_B - log L) u_B over the blocks B.
+
+        The running unit is the largest log L_B so far.
         """
         highest, total, u = -np.inf, 0.0, 0.0
         for part in self.parts:

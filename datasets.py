@@ -113,10 +113,9 @@ class Data(NamedTuple):
 
 
 def read_data(path):
-    """The samples in an .npz with `x` (N, d) and `y` (N,) or (N, 1), or in a .csv or .tsv, see
-    `read_table`.
+    """The samples in an .npz with `x` (N, d) and `y` (N,) or (N, 1), or in a .csv or .tsv.
 
-    Labels 0 and 1, or False and True, become -1 and +1.
+    How a table is read is said in `read_table`. Labels 0 and 1, or False and True, become -1 and +1.
     Raises ValueError or OSError, naming the file and what is wrong with it.
     """
     path = pathlib.Path(path)

@@ -91,8 +91,7 @@ def columns(rows, separated_by, number, remarks):
 
 
 def is_header(rows, width, number):
-    """Whether the first of the rows (line, cells) names the columns; `number` tells which cells are
-    numbers.
+    """Whether the first of the rows (line, cells) names the columns; `number` tells numbers from words.
 
     It does if it holds no number. It also does if it counts the columns, 0, 1, 2, ..., as pandas does for
     want of names; the first column may still be nameless, and the last have a name.

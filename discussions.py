@@ -77,9 +77,8 @@ def starts_over_a_sphere(case):
     if case.conditioner.isotropic:
         points = kkt_points(case.problem)
         # both are good to rounding; 1e-6 is what a limit of any model is held to
-        text = (
-            f"limits from {count} starts: distance to the nearest of GD's {len(points)} KKT points, largest"
-        )
+        text = f"limits from {count} starts: distance to the nearest of GD's {len(points)} KKT points"
+        text += ", largest"
         distance = np.fmax.reduce(norm(w[:, None] - points).min(1)) if count >= 180 else np.nan
         yield row(f"starts.isotropic.{case}", DISCUSSIONS, text, distance, "<=", 1e-6)
     if case.optimizer == "adagrad":

@@ -1,5 +1,4 @@
-"""The experiments in the plane. As a script, this file is the door to all studies: python experiments.py
-STUDY [flags].
+"""The experiments in the plane, and the door to all studies: python experiments.py STUDY [flags].
 
 Each study takes plain values and returns what it measured, for a notebook as well as for the command line.
 """

@@ -69,9 +69,7 @@ def film(x, y, run, levels, paths):
 
 
 class Gif(PillowWriter):
-    """Writes an animation as a GIF with one small palette for all frames; the last one stays for three
-    seconds.
-    """
+    """Writes an animation as a GIF: one small palette for all frames, and three seconds for the last one."""
 
     def finish(self):
         frames = [frame.convert("RGB") for frame in self._frames]

@@ -92,13 +92,12 @@ def begin(problem, w):
 
 
 def margin_flow(problem, w, h, steps=400):
-    """Where the margin flow ends from w (runs, p), which must separate the data, with h (runs, p): a
-    `Limit`.
+    """Where the margin flow ends from w (runs, p), with h (runs, p): a `Limit`.
 
-    The flow on the loss should have come to log L <= -50 or so, where log 1/L is hardly more than q_min. A
-    run ends when its direction moves by less than 1e-12 in a step. It is given up after so many `steps`,
-    where even the shortest step fails, or where it is `crowded`. `certificate` says how good an end is,
-    settled or not.
+    w must separate the data. The flow on the loss should have come to log L <= -50 or so, where log 1/L is
+    hardly more than q_min. A run ends when its direction moves by less than 1e-12 in a step. It is given up
+    after so many `steps`, where even the shortest step fails, or where it is `crowded`. `certificate` says
+    how good an end is, settled or not.
     """
     *_, state = margin_path(problem, w, h, steps)
     return state
@@ -131,12 +130,12 @@ def fate(problem, state, settled=True):
 
 
 def ascend(problem, w, h, target=1e13, growth=4.0, iterations=100):
-    """The flow with h held at its limit to log 1/L >= target: implicit Euler in the time of φ = -log log
-    1/L.
+    """The flow on the loss, with h held at its limit, to log 1/L >= target.
 
-    Each step solves w_new = w - Δ h ⊙ ∂φ(w_new), that is, minimises φ(w_new) + ||h^-1/2 (w_new - w)||² / (2
-    Δ), by Newton's method, with Δ proportional to ||h^-1/2 w||² such that log 1/L grows about `growth`-fold.
-    w, h (runs, p), L(w) < 1; returns w and `solved` (runs,): whether Newton's method converged in every step.
+    It is implicit Euler in the time of φ = -log log 1/L. Each step solves w_new = w - Δ h ⊙ ∂φ(w_new), that
+    is, minimises φ(w_new) + ||h^-1/2 (w_new - w)||² / (2 Δ), by Newton's method, with Δ proportional to
+    ||h^-1/2 w||² such that log 1/L grows about `growth`-fold. w, h (runs, p), L(w) < 1; returns w and
+    `solved` (runs,): whether Newton's method converged in every step.
     """
     D = problem.model.degree
     w, h = as_runs(problem.model, w, h)
@@ -153,8 +152,7 @@ def ascend(problem, w, h, target=1e13, growth=4.0, iterations=100):
 
 
 def implicit_step(problem, w, stretch, ratio, iterations):
-    """The minimiser v of F(v) = φ(stretch ⊙ v) + ||v - v_0||² / 2 for every run, as w = stretch ⊙ v, and
-    whether it was found.
+    """w = stretch ⊙ v for the v of least F(v) = φ(stretch ⊙ v) + ||v - v_0||² / 2, and whether it was found.
 
     At large log 1/L, F is nearly piecewise smooth, with a crease wherever the sample of least margin changes.
     A step that overshoots a crease is therefore cut back by bisection of the slope along it, which ends on
@@ -174,28 +172,26 @@ def implicit_step(problem, w, stretch, ratio, iterations):
         rows = np.flatnonzero(~found)
         if not len(rows):
             break
-        here, D = v[rows], stretch[rows]
+        here, scale = v[rows], stretch[rows]
         log_loss, du, gradient = slope(here, rows)
-        curve = hessian(problem, D * here) * D[:, :, None] * D[:, None, :] / -log_loss[:, :, None]
+        curve = hessian(problem, scale * here) * scale[:, :, None] * scale[:, None] / -log_loss[:, :, None]
         curve += du[:, :, None] * du[:, None, :] + np.eye(w.shape[-1])
         broken = ~np.isfinite(curve).all((1, 2))
         values, vectors = np.linalg.eigh(np.where(broken[:, None, None], np.eye(w.shape[-1]), curve))
         step = np.einsum("rji,rj->ri", vectors, -gradient) / np.maximum(np.abs(values), 1e-3)
         step = np.einsum("rij,rj->ri", vectors, step)
+
+        def along(length, some):
+            """The slope of F along the step, at this share of it."""
+            return (slope(here[some] + length[:, None] * step[some], rows[some])[2] * step[some]).sum(-1)
+
         short, long = np.zeros(len(rows)), np.ones(len(rows))
-        beyond = np.flatnonzero(
-            ~((slope(here + step, rows)[2] * step).sum(-1) <= 1e-3 * np.abs(gradient * step).sum(-1))
-        )
+        beyond = np.flatnonzero(~(along(long, slice(None)) <= 1e-3 * np.abs(gradient * step).sum(-1)))
         for _ in range(50 if len(beyond) else 0):
             middle = (short[beyond] + long[beyond]) / 2
-            rising = ~(
-                (slope(here[beyond] + middle[:, None] * step[beyond], rows[beyond])[2] * step[beyond]).sum(-1)
-                <= 0
-            )
-            long[beyond], short[beyond] = (
-                np.where(rising, middle, long[beyond]),
-                np.where(rising, short[beyond], middle),
-            )
+            rising = ~(along(middle, beyond) <= 0)
+            long[beyond] = np.where(rising, middle, long[beyond])
+            short[beyond] = np.where(rising, short[beyond], middle)
         length = np.where(long == 1, 1.0, (short + long) / 2)
         v[rows] = np.where(broken[:, None], here, here + length[:, None] * step)
         found[rows] = ~broken & (norm(step) <= 1e-11 * norm(here))
@@ -203,9 +199,7 @@ def implicit_step(problem, w, stretch, ratio, iterations):
 
 
 def hessian(problem, w):
-    """∂² log L at w (runs, p): (runs, p, p), by a backward pass over the gradients at p copies, a
-    thousand at a time.
-    """
+    """∂² log L at w (runs, p): (runs, p, p), by a backward pass over p copies, a thousand at a time."""
     p, parts = w.shape[-1], []
     for some in np.array_split(w, len(w) * p // 1000 + 1):
         copies = np.repeat(some[:, None], p, 1)
@@ -216,8 +210,7 @@ def hessian(problem, w):
 
 @dataclass(frozen=True)
 class LateFlow:
-    """A step of the flow with h held at its limit, for any number of parameters: Runge, Kutta and
-    Chebyshev's method.
+    """A step of the flow with h held at its limit, for many parameters: Runge, Kutta and Chebyshev's.
 
     An explicit Euler step must be shorter than 2 over the largest curvature, which the samples of nearly
     least margin make steep. s stages, one gradient each, arranged by Chebyshev polynomials, are stable over
@@ -254,9 +247,8 @@ class LateFlow:
             log_dt = np.log(tau[:, 0]) - np.log(self.lr) - log_loss + np.log(-np.expm1(-fell) / fell)
             log_t = np.logaddexp(state.log_t, log_dt)
         memory = np.stack([steep, reach], 1)
-        state = state._replace(
-            steps=state.steps + 1, overflow=overflow, alive=state.alive & ~overflow, memory=memory
-        )
+        alive = state.alive & ~overflow
+        state = state._replace(steps=state.steps + 1, overflow=overflow, alive=alive, memory=memory)
         return choose(good, state._replace(w=w, log_loss=log_loss, u=u, log_t=log_t), state)
 
     def stages(self, state, tau, s):

@@ -1,5 +1,4 @@
-"""The experiments on images: the slides' "Observation of Margin" and "Effect of ε", with the four-layer
-CNN on MNIST.
+"""The experiments on MNIST with the CNN: the slides' "Observation of Margin" and "Effect of ε".
 
 Each study trains many runs with the whole training set at each step, and asks whether the slides' claims
 show, by a rule that was fixed beforehand. Runs leave checkpoints and go on from them.
@@ -29,15 +28,12 @@ PROBLEMS = {}  # what this process has made of the images it works on
 
 
 def rates(optimizers, lr=None):
-    """The learning rate of each optimizer, a dict: lr for all, or one for all that divide by the
-    gradient's size.
-    """
+    """A dict of learning rates: lr for all, by default 0.0002 for GD and 0.01 for the others."""
     return {name: lr or {"gd": 0.0002}.get(name, 0.01) for name in optimizers}
 
 
 def margin(optimizers=None, eps=1e-5, steps=400, **settings):
-    """Normalised margins and accuracies of all optimizers (slide "Observation of Margin"): is AdaGrad
-    below the others?
+    """Margins and accuracies of all optimizers (slide "Observation of Margin"): is AdaGrad below the others?
 
     optimizers  names in CONDITIONERS, None for all of them; the other settings are those of `study`
     """
@@ -143,11 +139,8 @@ def train_run(task, saved, seconds):
     """
     flow, conditioner, lr = task["form"] == "flow", task["conditioner"], task["lr"]
     problem, test = image_problems(task, np.float64 if flow else np.float32)
-    discrete, early, late = (
-        update(task["momentum"])(problem, conditioner, lr),
-        Flow(problem, conditioner, lr, FLOW_C),
-        LateFlow(problem, lr),
-    )
+    discrete = update(task["momentum"])(problem, conditioner, lr)
+    early, late = Flow(problem, conditioner, lr, FLOW_C), LateFlow(problem, lr)
     settled = min(FLOW_LATE, math.log(task["eps"]) / 2 - 15)
 
     def step(state):
@@ -274,12 +267,8 @@ def answers(results, form, claim, larger, smaller):
             by_seed = [{r["seed"]: at_level(r, metric, level) for r in group} for group in groups]
             differences = np.array([by_seed[0][seed] - by_seed[1][seed] for seed in seeds])
             name, error = verdict(differences)
-            about = {
-                "claim": f"{claim}: {metric.replace('_', ' ')}",
-                "at": at,
-                "form": form,
-                "metric": metric,
-            }
+            named = f"{claim}: {metric.replace('_', ' ')}"
+            about = {"claim": named, "at": at, "form": form, "metric": metric}
             about |= {"larger": larger, "smaller": smaller, "seeds": seeds, "differences": differences}
             error = error if math.isfinite(error) else None
             rows.append(about | {"mean": differences.mean(), "standard_error": error, "answer": name})

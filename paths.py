@@ -74,11 +74,5 @@ def path(problem, conditioner, w0, predicted):
             late, _ = ascend(problem, late, states[-1].h, level, growth=LEVELS[1] / LEVELS[0])
         w.append(late[0] if level > -AT_REST else states[k].w[0])
     distance = norm(unit(np.array(w)) - predicted)
-    return {
-        "w": np.array(w),
-        "h": way[at],
-        "distance": distance,
-        "predicted": predicted,
-        "way": way,
-        "at": at,
-    }
+    found = {"w": np.array(w), "h": way[at], "distance": distance, "predicted": predicted}
+    return found | {"way": way, "at": at}

@@ -10,9 +10,7 @@ from autograd.core import make_vjp
 
 from solvers import least_norm, nnls
 
-AT_KINK = (
-    1e-9  # the cosine of a unit's weights and its input below which the sample counts as lying on the kink
-)
+AT_KINK = 1e-9  # the cosine of a unit's weights and its input below which a sample counts as on the kink
 FADED = 1e-15  # a unit that adds less than this share to a margin is below rounding, and so are its pieces
 MOST_UNITS = 10  # of a sample at kinks: 2^10 pieces
 
@@ -48,8 +46,7 @@ class Margins:
 
 
 class Pieces(Margins):
-    """The pieces of the `chosen` margins (runs, N) at the kinks of `units` (runs, units, N), which are
-    masks.
+    """The pieces of the `chosen` margins (runs, N) at the kinks of `units` (runs, units, N), two masks.
 
     Every piece is a margin of a model with all σ' held, at a sample that it has for itself.
     """
@@ -60,9 +57,8 @@ class Pieces(Margins):
         self.crowded = (chosen & many).any(-1)
         run, margin = np.nonzero(chosen & ~many)
         number = 2 ** units[run, :, margin].sum(-1)
-        which = np.arange(number.sum()) - np.repeat(
-            np.cumsum(number) - number, number
-        )  # 0 .. number - 1 of each
+        before = np.cumsum(number) - number
+        which = np.arange(number.sum()) - np.repeat(before, number)  # 0 .. number - 1 of each
         run, margin = np.repeat(run, number), np.repeat(margin, number)
         # the digits of `which` in base 2 say on which side of its kinks each piece is
         units = units[run, :, margin]
@@ -133,10 +129,10 @@ def kinks(problem, w):
 
 
 def nearest(functions, h, centre, w, level, rounds=20):
-    """The point nearest to `centre` in the norm ||h^-1/2 .|| where all functions are >= level, found from
-    w.
+    """The point nearest to `centre`, in the norm ||h^-1/2 .||, where all functions are >= level.
 
-    functions   Margins or Pieces; h, centre, w (runs, p); level a number or (runs,)
+    functions   Margins or Pieces; h, centre and w, where the search begins, (runs, p)
+    level       a number or (runs,)
     Returns the point (runs, p) and `found` (runs,), which is false also where it is lost for good.
 
     It is Newton's method for v = h^-1/2 w. Each round linearises the functions q_i at v, and minimises over

@@ -38,8 +38,7 @@ LIBRARY = [f"{room}.py" for room in ROOMS.split()]
 
 
 def prepare(out, *names):
-    """The folder `out`, made if missing, proven writable and swept of what killed processes left
-    half-written.
+    """The folder `out`, made if missing, proven writable and swept of what killed processes left behind.
 
     Raises OSError where that is not possible, or where a folder has one of the `names` of the files to come.
     """
@@ -74,8 +73,7 @@ def alive(pid):
 
 
 def write(path, fill):
-    """Let `fill` write a file beside `path` under a name of its own, then rename it: `path` is whole or
-    untouched.
+    """Let `fill` write a file beside `path`, then rename it: `path` is whole or untouched.
 
     Raises OSError, which names `path`, where that is not possible.
     """
@@ -93,10 +91,10 @@ def write(path, fill):
 
 
 def write_results(out, study, content, draw):
-    """OUT/STUDY.json and, filled by draw(path), OUT/STUDY.png: a list of both paths. If one cannot be made,
-    both stay untouched.
+    """OUT/STUDY.json and, filled by draw(path), OUT/STUDY.png: a list of both paths.
 
-    Arrays become lists; a NaN or an infinity in `content` is a bug of the study and raises ValueError.
+    If one cannot be made, both stay untouched. Arrays become lists; a NaN or an infinity in `content` is a
+    bug of the study and raises ValueError.
     """
 
     def fill(beside):
@@ -189,9 +187,8 @@ def executor(jobs, tasks, dask=None, hear=lambda word: None):
                 warnings.catch_warnings(),
                 distributed.Client(dask, timeout=10, set_as_default=False) as client,
             ):
-                warnings.filterwarnings(
-                    "ignore", "Sending large graph"
-                )  # the images, some megabytes for each piece of ten seconds
+                # the images, some megabytes for each piece of ten seconds
+                warnings.filterwarnings("ignore", "Sending large graph")
                 for name in LIBRARY:
                     client.upload_file(str(pathlib.Path(__file__).with_name(name)))
                 client.run(keep_freed_memory)
@@ -254,8 +251,9 @@ def spread(job, tasks, jobs, report=silent):
 
 
 def fingerprint(*parts):
-    """SHA-256 of JSON-ready things and arrays, of the library files and the versions: equal only if all
-    that a number depends on is.
+    """SHA-256 of JSON-ready things and arrays, of the library files and of the versions.
+
+    It is equal only if all that a number depends on is.
     """
     digest = hashlib.sha256()
     for part in (versions(), *parts):
@@ -270,9 +268,7 @@ def fingerprint(*parts):
 
 
 def save_state(path, state, stamp):
-    """The dict of arrays `state` as a file: a SHA-256 of all that follows, the stamp of 32 bytes, and an
-    .npz.
-    """
+    """The dict of arrays `state` as a file: a SHA-256 of what follows, the stamp of 32 bytes, an .npz."""
     buffer = io.BytesIO()
     np.savez(buffer, **state)
     content = stamp + buffer.getvalue()
@@ -292,8 +288,7 @@ def load_state(path, stamp):
 
 
 def resume(job, tasks, folder, stamp, jobs, dask=None, fresh=False, report=silent):
-    """Take every task to its end, in pieces of some ten seconds with a checkpoint after each: a dict name
-    -> final state.
+    """Take every task to its end, with a checkpoint every ten seconds or so: a dict name -> final state.
 
     job      job(task, state or None, seconds) goes on for about so many seconds and returns the new state, a
              dict of arrays in which `done` says whether the task is finished, and `share` about how much of

@@ -86,9 +86,7 @@ LIMIT = (
 
 
 def limit(found, optimizer):
-    """What the certified limits of an optimizer say, from arrays over these runs; NaN where nothing is
-    predicted.
-    """
+    """What the certified limits of an optimizer say, from arrays over its runs, NaN without prediction."""
     error, residual, unweighted, one, kinks, far = (found[name] for name in LIMIT)
     predicted = np.isfinite(error)
     said = f"direction error at most {error[predicted].max():.1e}" if predicted.any() else "no prediction"

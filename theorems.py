@@ -1,9 +1,8 @@
-"""The slides' theorems, each beside what it measures: assumptions, the steps of the proof, the main theorem,
-several classes.
+"""The slides' theorems: assumptions, the steps of the proof, the main theorem, several classes.
 
-A statement is a generator. Its docstring is the slide's claim in a line. It yields rows of a table, each
-with a bound, whose reason stands in a comment above it. What several statements share is measured in
-`cases.py`.
+Each stands beside what it measures. A statement is a generator. Its docstring is the slide's claim in a line.
+It yields rows of a table, each with a bound, whose reason stands in a comment above it. What several
+statements share is measured in `cases.py`.
 """
 
 from itertools import pairwise
@@ -191,9 +190,8 @@ def networks_tend_to_kkt_points(case):
     yield row(f"kinks.needed.{case}", THEOREM, text, np.median(four.one_gradient), ">=", 0.05)
     if case.optimizer == "adagrad":
         # float64 ends at e^-745: the loss itself could not be followed to there
-        text = (
-            "eight neurons: log10 of log 1/L from which on the direction is within 1e-3 of its limit, median"
-        )
+        text = "eight neurons: log10 of log 1/L from which on the direction is within 1e-3 of its limit"
+        text += ", median"
         far = np.median(eight.settles_at)
         yield row(f"slow.{case}", THEOREM, text, far, ">=", 20, "observation")
 
