@@ -21,7 +21,7 @@ class Conditioner:
     by `add` and `relax`, and what h is, by `inverse_square`. Times are in steps, and g2 = ∂L² (runs, p).
 
     eps      ε > 0, inside the root as on the slides; PyTorch and Keras add theirs (about 1e-8) outside it
-    b        the decay in (0, 1): RMSProp's and Adam's sum forgets at the rate e^-(1-b), common libraries at b
+    b        the decay in (0, 1): RMSProp's and Adam's sum forgets by e^-(1-b) a step, common libraries by b
     `isotropic` says if the components of h_∞ are equal whatever the path, so that the problem is L2's.
     Raises ValueError for eps or b out of range.
     """
