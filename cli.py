@@ -178,7 +178,7 @@ def main(argv=None):
     runs.keep_freed_memory()
     try:
         args = parser().parse_args(argv)
-        args.lr = args.rates(args.optimizers) if args.lr is None else dict.fromkeys(args.optimizers, args.lr)
+        args.lr = args.rates(args.optimizers, args.lr)
         written, lines, *status = COMMANDS[args.study](args)
         for line in lines:
             print(line)

@@ -33,8 +33,13 @@ SMALLEST_EPSILON = 1e-290  # `crossover`: S must be resolved beside ε, and floa
 
 
 def rates(optimizers, lr=None):
-    """A dict of learning rates: lr for all optimizers, by default 0.001 for GD and 0.1 for the others."""
-    return {name: lr or {"gd": 0.001}.get(name, 0.1) for name in optimizers}
+    """A dict of learning rates: lr itself, or lr for all, or by default 0.001 for GD and 0.1 for others."""
+    return lr if isinstance(lr, dict) else {name: lr or {"gd": 0.001}.get(name, 0.1) for name in optimizers}
+
+
+def flow_rates(optimizers, lr=None):
+    """The same for the flow, by default 1 for all: the slides' flow."""
+    return lr if isinstance(lr, dict) else dict.fromkeys(optimizers, lr or 1.0)
 
 
 def build_model(name, features, outputs, slope=0.5):
@@ -95,11 +100,8 @@ def direction(
     if momentum and "discrete" not in forms:
         raise ValueError("argument --momentum: it is the discrete form's, expected --forms with discrete")
     w0 = problem.model.init(np.random.default_rng([seed, 1]), runs)
-    lr = lr if isinstance(lr, dict) else rates(optimizers, lr)
-    rule = update(momentum)
-    tasks = [
-        (problem, name, CONDITIONERS[name](eps, b), w0, forms, lr[name], steps, rule) for name in optimizers
-    ]
+    lr, rule = rates(optimizers, lr), update(momentum)
+    tasks = [(problem, o, CONDITIONERS[o](eps, b), w0, forms, lr[o], steps, rule) for o in optimizers]
     results = [result for done in spread(direction_job, tasks, jobs, report) for result in done]
     ways = {r["optimizer"]: r.pop("way") for r in results if "way" in r}
     return {"data": {"x": x, "y": y}, "results": results, "ways": ways}
@@ -225,12 +227,8 @@ def crossover(
     problem = Problem(build_model("linear", x.shape[1], classes(y)), x, y, loss)
     predictions = linear_predictions(problem)
     directions = np.stack([predictions[norm]["direction"] for norm in ("linf", "l2")])
-    lr = lr if isinstance(lr, dict) else dict.fromkeys(optimizers, lr or 1.0)
-    tasks = [
-        (problem, name, CONDITIONERS[name](eps, b), lr[name], directions)
-        for name in optimizers
-        for eps in epsilons
-    ]
+    lr, keys = flow_rates(optimizers, lr), [(name, eps) for name in optimizers for eps in epsilons]
+    tasks = [(problem, name, CONDITIONERS[name](eps, b), lr[name], directions) for name, eps in keys]
     results = spread(crossover_job, tasks, jobs, report)
     slopes = {}
     for name in optimizers:
@@ -321,7 +319,7 @@ def starts(
         about = f"{x.shape[1]} features and {max(2, classes(y))} classes"
         raise ValueError(f"the map of starts is for two classes in the plane, not for {about}")
     problem = Problem(build_model("neuron", 2, classes(y)), x, y, loss)
-    lr = lr if isinstance(lr, dict) else dict.fromkeys(optimizers, lr or 1.0)
+    lr = flow_rates(optimizers, lr)
     keys = [(name, eps, radius, starts) for name in optimizers for radius in radii]
     points = kkt_points(problem)
     if "adagrad" in optimizers and len(points):

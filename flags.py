@@ -185,7 +185,7 @@ the closer S follows the squared gradients, and the flow the signs.
 Prints a table, writes OUT/crossover.json and OUT/crossover.png.""",
         epilog="example: python experiments.py crossover --lr 0.01 --epsilons 1e-5,1e-40,1e-80",
     )
-    common(sub, "exp", lambda names: dict.fromkeys(names, 1.0), ("rmsprop", "adam"), eps=False, seed=False)
+    common(sub, "exp", experiments.flow_rates, ("rmsprop", "adam"), eps=False, seed=False)
     shown = f"two or more, from {experiments.SMALLEST_EPSILON:g} on (1e-80,1e-40,1e-20,1e-10,1e-5,1e-3)"
     flag(sub, "epsilons", epsilons, [1e-80, 1e-40, 1e-20, 1e-10, 1e-5, 1e-3], shown)
     flag(sub, "data", filled, None, f"{TABLE} (eight points in the plane)", metavar="FILE")
@@ -201,7 +201,7 @@ starts. Then a dial: from AdaGrad with a small ε to one with a large ε, which 
 Prints a table, writes OUT/starts.json and OUT/starts.png.""",
         epilog="example: python experiments.py starts --radii 1 --starts 500 --data points.csv",
     )
-    common(sub, "exp", lambda names: dict.fromkeys(names, 1.0))
+    common(sub, "exp", experiments.flow_rates)
     flag(sub, "radii", radii, [0.1, 1.0, 3.0], "lengths of the starts, each above 0 (0.1,1,3)")
     flag(sub, "starts", count, 2000, "starts of each length, from 1 on (%(default)s)")
     flag(sub, "data", filled, None, f"{TABLE}, in the plane (the authors' data)", metavar="FILE")
@@ -237,7 +237,7 @@ def image_flags(sub, optimizers, steps, eps=True):
 
 
 def common(sub, loss, rates, optimizers=tuple(CONDITIONERS), eps=True, seed=True):
-    """The flags that every study of optimizers shares; rates(names) is a dict of default learning rates."""
+    """The flags that every study of optimizers shares; rates(names, lr) is a dict of learning rates."""
     names = list(CONDITIONERS)
     if loss:  # without one, a study is about all optimizers and both losses
         which = "all" if len(optimizers) == len(names) else ",".join(optimizers)

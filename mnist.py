@@ -28,8 +28,8 @@ PROBLEMS = {}  # what this process has made of the images it works on
 
 
 def rates(optimizers, lr=None):
-    """A dict of learning rates: lr for all, by default 0.0002 for GD and 0.01 for the others."""
-    return {name: lr or {"gd": 0.0002}.get(name, 0.01) for name in optimizers}
+    """A dict of learning rates: lr itself, or lr for all, or by default 0.0002 for GD and 0.01 for others."""
+    return lr if isinstance(lr, dict) else {name: lr or {"gd": 0.0002}.get(name, 0.01) for name in optimizers}
 
 
 def margin(optimizers=None, eps=1e-5, steps=400, **settings):
@@ -92,7 +92,7 @@ def study(
     went wrong}.
     """
     images = read_images(SHIPPED, train, test) if images is None else images
-    lr = lr if isinstance(lr, dict) else rates({optimizer for optimizer, _ in keys}, lr)
+    lr = rates({optimizer for optimizer, _ in keys}, lr)
     shared = {"steps": steps, "loss": loss, "b": b, "momentum": momentum, "width": tuple(width)}
     stamp = fingerprint(name, shared, keys, lr, seed, seeds, flow, images.scale, *images[:4])
     shared |= {"images": images, "stamp": stamp.hex(), "form": "discrete", "start": None}
