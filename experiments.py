@@ -13,6 +13,7 @@ if __name__ == "__main__":  # before NumPy is imported
 import copy
 import math
 import time
+from functools import cache
 
 import numpy as np
 
@@ -110,26 +111,20 @@ def direction(
 def direction_job(task):
     """Every form asked for of one optimizer: a list of results."""
     problem, optimizer, conditioner, w0, forms, lr, steps, rule = task
-    results, flows = [], {}
+    rested = cache(lambda scale: timed(flow_to_rest, problem, conditioner, w0, scale))
+    results = []
     for form in forms:
-        clock = time.perf_counter()
         if form == "discrete":
-            (end, _), settled = descend(problem, conditioner, w0, lr, steps, rule=rule), True
-            seconds = time.perf_counter() - clock
+            ((end, _), seconds), settled = timed(descend, problem, conditioner, w0, lr, steps, (), rule), True
         else:
             scale = safe_scale(problem, conditioner) if form == "limit" else 1.0
-            if scale not in flows:
-                rest = flow_to_rest(problem, conditioner, w0, scale)
-                flows[scale] = (*rest, time.perf_counter() - clock)
-            end, settled, passed, seconds = flows[scale]
+            (end, settled, passed), seconds = rested(scale)
         status = fate(problem, end, settled)
         w, log_loss, extra = end.w, end.log_loss, {}
         if form == "limit":
-            clock = time.perf_counter()
             good = status == "ok"
-            w, extra, path = limit(problem, end.w, end.h, good)
-            seconds += time.perf_counter() - clock
-            log_loss = np.full(len(w), None)
+            (w, extra, path), more = timed(limit, problem, end.w, end.h, good)
+            seconds, log_loss = seconds + more, np.full(len(w), None)
             status[good & ~(extra["kkt_residual"] <= CERTIFIED)] = "still turning"
             extra = {name: with_nulls(a) for name, a in extra.items()}
             if problem.x.shape[1] == 2 and problem.model.size == 3:  # a neuron in the plane
@@ -143,7 +138,13 @@ def direction_job(task):
     return results
 
 
-def flow_to_rest(problem, conditioner, w0, scale=1.0):
+def timed(call, *args):
+    """What call(*args) returns, and the seconds that it took."""
+    clock = time.perf_counter()
+    return call(*args), time.perf_counter() - clock
+
+
+def flow_to_rest(problem, conditioner, w0, scale):
     """The flow to log L <= -50 on data x / scale: a state for x, whether h has settled, and w on its WAY.
 
     It says as it goes how far it is.
@@ -157,9 +158,8 @@ def flow_to_rest(problem, conditioner, w0, scale=1.0):
 
 def how_far(name, state):
     """A few words on a flow that is under way."""
-    return (
-        f"{name} at log L = {state.log_loss[state.alive].max(initial=-np.inf):.4g} after {state.steps} steps"
-    )
+    highest = state.log_loss[state.alive].max(initial=-np.inf)
+    return f"{name} at log L = {highest:.4g} after {state.steps} steps"
 
 
 def safe_scale(problem, conditioner):
@@ -321,15 +321,12 @@ def starts(
     problem = Problem(build_model("neuron", 2, classes(y)), x, y, loss)
     lr = flow_rates(optimizers, lr)
     keys = [(name, eps, radius, starts) for name in optimizers for radius in radii]
-    points = kkt_points(problem)
+    points, number = kkt_points(problem), len(keys)
     if "adagrad" in optimizers and len(points):
         keys += [("adagrad", e, radius, DIAL_STARTS) for e in DIAL for radius in radii]
-    tasks = [(problem, CONDITIONERS[name](e, b), lr[name], radius * sphere(n)) for name, e, radius, n in keys]
-    found = [
-        {"optimizer": name, "eps": e, "radius": radius} | result
-        for (name, e, radius, _), result in zip(keys, spread(starts_job, tasks, jobs, report))
-    ]
-    maps, dial = found[: len(optimizers) * len(radii)], found[len(optimizers) * len(radii) :]
+    tasks = [(problem, name, CONDITIONERS[name](e, b), lr[name], radius, n) for name, e, radius, n in keys]
+    found = spread(starts_job, tasks, jobs, report)
+    maps, dial = found[:number], found[number:]
     where = {(r["optimizer"], r["radius"]): r["w"] for r in maps}
     for r in maps:
         gd = where.get(("gd", r["radius"]), np.nan * r["w"])
@@ -349,8 +346,9 @@ def starts(
 
 
 def starts_job(task):
-    """All runs of one optimizer from the starts w0, with the seconds that they took."""
-    problem, conditioner, lr, w0 = task
-    clock = time.perf_counter()
-    found = ends(problem, conditioner, w0, lr)
-    return {"starts": w0} | found | {"seconds": time.perf_counter() - clock}
+    """All runs of one optimizer from n starts of one radius, with the seconds that they took."""
+    problem, optimizer, conditioner, lr, radius, n = task
+    w0 = radius * sphere(n)
+    found, seconds = timed(ends, problem, conditioner, w0, lr)
+    about = {"optimizer": optimizer, "eps": conditioner.eps, "radius": radius, "starts": w0}
+    return about | found | {"seconds": seconds}

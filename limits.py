@@ -110,9 +110,9 @@ def margin_path(problem, w, h, steps=400):
     return trajectory(Project(problem, h), begin(problem, w), lambda state: state.steps >= steps)
 
 
-def rest(problem, conditioner, w, lr=1.0, watch=lambda state: None):
+def rest(problem, conditioner, w, lr=1.0):
     """The flow from w (runs, p) to log L <= -50: its state, and whether each run's h is settled, (runs,)."""
-    state, _, h, reached = follow(problem, conditioner, w, (AT_REST / 2, AT_REST), lr, watch=watch)
+    state, _, h, reached = follow(problem, conditioner, w, (AT_REST / 2, AT_REST), lr)
     return state, h_settled(h, reached[-1])
 
 
