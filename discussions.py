@@ -104,7 +104,7 @@ def momentum_changes_no_rate(case):
     last, moved = max(case.snapshots), case.with_momentum
     some = len(moved[last].w)
     both = moved[last], case.snapshots[last]
-    with_it, plain = (case.residual(case.problem, s.w[:some], s.h[:some]) for s in both)
+    with_it, plain = (case.residual(s.w[:some], s.h[:some]) for s in both)
     # at one rate in log 1/L the ratio tends to a constant, which hangs on what the first steps do to the
     # direction: a factor of two is left for it, where another rate would have no bound
     text = f"KKT residual at step {last:,} with momentum 0.9 over that without, median of {some} runs"
