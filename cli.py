@@ -58,8 +58,7 @@ def claims_table(args):
     written = publish(args, out, figures.claims(found["proof"]), {"claims": rows})
     page = "\n".join(tables.claims_in_markdown(rows, runs.versions())) + "\n"
     written.append(runs.write(out / "claims.md", lambda path: path.write_text(page, "utf-8")))
-    failed = any(row["kind"] == "theorem" and not row["holds"] for row in rows)
-    return written, tables.claims(rows), int(failed)
+    return written, tables.claims(rows), int(bool(tables.failing(rows)))
 
 
 def margin(args):

@@ -32,9 +32,8 @@ def ends(problem, conditioner, w0, lr=1.0):
     status = fate(problem, flow, settled)
     good = status == "ok"
     w, residual = np.full(flow.w.shape, np.nan), np.full(len(flow.w), np.nan)
-    if good.any():
-        w[good] = unit(margin_flow(problem, flow.w[good], flow.h[good]).w)
-        residual[good] = certificate(problem, w[good], flow.h[good])
+    w[good] = unit(margin_flow(problem, flow.w[good], flow.h[good]).w)
+    residual[good] = certificate(problem, w[good], flow.h[good])
     lost = good & ~(residual <= CERTIFIED)
     status[lost], w[lost] = "still turning", np.nan
     margin = normalised_margin(problem, w)
@@ -45,7 +44,7 @@ def kkt_points(problem):
     """The KKT points of the L2 problem that gradient descent finds from thirty starts: (points, p), unit."""
     flow, settled = rest(problem, GD(), sphere(30))
     w = flow.w[fate(problem, flow, settled) == "ok"]
-    return distinct(unit(predict(problem, w, np.ones_like(w)))) if len(w) else w
+    return distinct(unit(predict(problem, w, np.ones_like(w))))
 
 
 def distinct(w):
