@@ -67,7 +67,7 @@ class Case:
         problem = Problem(model, *data, self.loss)
         first = start(problem, self.conditioner, self.initial(model, starts or runs))
         # those that separate need some 700 steps
-        done = lambda s: (s.log_loss <= END) | (s.steps >= 2000)  # noqa: E731
+        done = lambda s: (s.log_loss <= END) | (s.steps >= 2000)
         *_, state = trajectory(Flow(problem, self.conditioner), first, done)
         there = np.flatnonzero(state.log_loss <= END)[:runs]
         return Limits(problem, state.w[there], state.h[there], self.weights(state.h[there]))
@@ -76,7 +76,7 @@ class Case:
     def path(self):
         """The flow from t = 0 to log L = -50: a state whose arrays have the times as an axis in front."""
         first = start(self.problem, self.conditioner, self.w0)
-        done = lambda s: (s.log_loss <= END) | (s.steps >= optimizers.SEPARATES_WITHIN)  # noqa: E731
+        done = lambda s: (s.log_loss <= END) | (s.steps >= optimizers.SEPARATES_WITHIN)
         states = trajectory(Flow(self.problem, self.conditioner), first, done)
         return optimizers.State(*map(np.array, zip(*states)))
 
@@ -163,7 +163,7 @@ class Case:
     def steps_to_separate(self, conditioner, most=5000):
         """After how many discrete steps at learning rate 0.1 each run first separates, or `most`: (runs,)."""
         first = start(self.problem, conditioner, self.w0)
-        separates = lambda state: self.problem.margins(state.w).min(-1) > 0  # noqa: E731
+        separates = lambda state: self.problem.margins(state.w).min(-1) > 0
         steps = 0
         for state in islice(trajectory(Discrete(self.problem, conditioner, 0.1), first, separates), most):
             steps = steps + state.alive

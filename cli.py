@@ -36,7 +36,7 @@ def direction(args):
     figure = figures.direction(x, y, found["results"], model, found.pop("ways"))
     written = publish(args, out, figure, found)
     if animation:
-        save = lambda path: animation.save(path, writer=film.Gif(fps=10), dpi=100)  # noqa: E731
+        save = lambda path: animation.save(path, writer=film.Gif(fps=10), dpi=100)
         written.append(runs.write(out / "direction.gif", save))
     return written, tables.direction(found["data"], found["results"])
 
@@ -143,7 +143,7 @@ def publish(args, out, figure, content):
     if getattr(args, "momentum", 0):
         said = f"discrete form with momentum {args.momentum:g}"
         figure.text(0.995, 0.005, said, ha="right", va="bottom", fontsize=9, color="0.3")
-    draw = lambda path: figure.savefig(path, format="png", dpi=110)  # noqa: E731
+    draw = lambda path: figure.savefig(path, format="png", dpi=110)
     return runs.write_results(out, args.study, content, draw)
 
 

@@ -151,7 +151,7 @@ def flow_to_rest(problem, conditioner, w0, scale):
     """
     small = copy.copy(problem)
     small.x = problem.x / scale
-    watch = lambda state: say(how_far(type(conditioner).__name__, state))  # noqa: E731
+    watch = lambda state: say(how_far(type(conditioner).__name__, state))
     flow, w, h, reached = follow(small, conditioner, w0, WAY, watch=watch)
     return flow._replace(w=flow.w / scale), h_settled(h[-2:], reached[-1]), w / scale
 
@@ -198,7 +198,7 @@ def limit(problem, w, h, good):
         "last_move": end.last_move,
         "crowded": end.crowded,
     }
-    nothing = lambda values: np.full((len(w), *values.shape[1:]), np.nan)  # noqa: E731
+    nothing = lambda values: np.full((len(w), *values.shape[1:]), np.nan)
     found = {name: put(nothing(values), good, values) for name, values in measured.items()}
     return put(w, good, end.w), found, path
 
@@ -263,7 +263,7 @@ def crossover_job(task):
     """
     problem, optimizer, conditioner, lr, directions = task
     end, path = -50 + 3 * min(0, math.log(conditioner.eps)), []
-    done = lambda state: (state.log_loss <= end) | (state.steps >= 5 * SEPARATES_WITHIN)  # noqa: E731
+    done = lambda state: (state.log_loss <= end) | (state.steps >= 5 * SEPARATES_WITHIN)
     origin = start(problem, conditioner, np.zeros((1, problem.model.size)))
     for state in trajectory(Flow(problem, conditioner, lr), origin, done):
         say(how_far(f"{optimizer}, ε = {conditioner.eps:g},", state))

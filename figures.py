@@ -173,7 +173,7 @@ def direction(x, y, results, model=None, ways=None):
     panels of `the_way`: what `experiments.direction` returns under that name.
     """
     optimizers, forms = groups(results, "optimizer"), groups(results, "form")
-    error = lambda r: np.maximum(r["direction_error"].astype(float), 1e-17)  # noqa: E731
+    error = lambda r: np.maximum(r["direction_error"].astype(float), 1e-17)
     limits = [r for r in forms.get("limit", []) if np.isfinite(error(r)).any()]
     plane = x.shape[1] == 2 and results[0]["w"].shape[-1] == 3
     heights = [3, 2.8, 3.7] if ways and limits else [3, 3.7]

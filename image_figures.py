@@ -17,7 +17,7 @@ def margin(results):
     for optimizer, group in groups(discrete, "optimizer").items():
         style = {"color": colour(optimizer)}
         steps = sorted(set.intersection(*(set(r["step"].tolist()) for r in group)))  # that all seeds recorded
-        column = lambda key: np.array([r[key][np.isin(r["step"], steps)] for r in group])  # noqa: E731
+        column = lambda key: np.array([r[key][np.isin(r["step"], steps)] for r in group])
         steps, separated = np.array(steps), (column("margin") > 0).all(0)
         band(loss, steps, column("log_loss"), **style)
         band(size, steps[separated], column("margin")[:, separated], **style)

@@ -64,7 +64,7 @@ def path(problem, conditioner, w0, predicted):
     Returns w and h (levels, 3), the `distance` (levels,) of w's direction to the predicted one, and that; and
     h on the whole `way`, with `at` (levels,), where on it the levels are.
     """
-    done = lambda state: state.log_loss <= AT_REST  # noqa: E731
+    done = lambda state: state.log_loss <= AT_REST
     states = list(trajectory(Flow(problem, conditioner), start(problem, conditioner, w0), done))
     fallen, way = np.array([-state.log_loss[0] for state in states]), np.array([s.h[0] for s in states])
     at = np.array([(fallen >= min(level, -AT_REST)).argmax() for level in LEVELS])

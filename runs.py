@@ -230,7 +230,7 @@ def spread(job, tasks, jobs, report=silent):
     report(shares, word) hears the share of every task that is done, as in `resume`, and what a job may `say`.
     """
     results = []
-    shares = lambda: [1.0] * len(results) + [0.0] * (len(tasks) - len(results))  # noqa: E731
+    shares = lambda: [1.0] * len(results) + [0.0] * (len(tasks) - len(results))
     with executor(jobs, len(tasks), hear=lambda word: report(shares(), word)) as (pool, at_once):
         report(shares())
         # pool.map would cancel what waits at Ctrl-C, and the pool's thread then fails to end what it has sent
@@ -294,7 +294,7 @@ def resume(job, tasks, folder, stamp, jobs, dask=None, fresh=False, report=silen
     states = {name: None if fresh else load_state(folder / name, stamps[name]) for name in tasks}
     waiting = [name for name in tasks if states[name] is None]
     waiting = [name for name in tasks if states[name] and not states[name]["done"]] + waiting
-    shares = lambda: [0.0 if state is None else float(state["share"]) for state in states.values()]  # noqa: E731
+    shares = lambda: [0.0 if state is None else float(state["share"]) for state in states.values()]
     report(shares())
     with executor(jobs, len(waiting), dask if waiting else None) as (pool, at_once):
         under_way = {}

@@ -75,7 +75,7 @@ def direction(data, results):
 
 def limit(r, ok):
     """What the limits in a result say of the runs that are `ok`, which have a certified one."""
-    numbers = lambda *names: [r[name][ok].astype(float) for name in names]  # noqa: E731
+    numbers = lambda *names: [r[name][ok].astype(float) for name in names]
     error, kinks, far = numbers("direction_error", "kinks", "log10_log_inverse_loss")
     residuals = "kkt_residual", "kkt_residual_unweighted", "kkt_residual_one_gradient"
     residual, unweighted, one_gradient = numbers(*residuals)
@@ -126,7 +126,7 @@ def summary_of_claims(rows):
 
 def claims_in_markdown(rows, versions):
     """The claims as the table of docs/claims.md, the same statement about several optimizers together."""
-    about = lambda row: re.split(rf"\.(?:{'|'.join(CONDITIONERS)})\b", row["id"])[0]  # noqa: E731
+    about = lambda row: re.split(rf"\.(?:{'|'.join(CONDITIONERS)})\b", row["id"])[0]
     order = list(dict.fromkeys(map(about, rows)))
     yield "<!-- the table: from here on this page is results/claims.md -->"
     made = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "matplotlib")

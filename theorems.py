@@ -77,7 +77,7 @@ def h_becomes_isotropic(case):
     """Slide "Proof Sketch": for RMSProp and Adam h_∞ is 1/√ε in every component."""
     if case.optimizer not in ("rmsprop", "adam"):
         return
-    gap = lambda state: np.abs(state.h * np.sqrt(case.conditioner.eps) - 1).max(-1)  # noqa: E731
+    gap = lambda state: np.abs(state.h * np.sqrt(case.conditioner.eps) - 1).max(-1)
     # S has relaxed to g² ~ e^-100 by then: what is left is rounding
     text = "|h sqrt(ε) - 1| at log L = -50, largest"
     yield row(f"h_isotropic.flow.{case}", PROOF, text, gap(case.flow).max(), "<=", 1e-8)
@@ -108,7 +108,7 @@ def v_obeys_an_adaptive_gradient_flow(case):
     L_dt = np.exp(now.log_loss + now.log_t) * np.expm1(then.log_t - now.log_t)
     left, v = (then.w - now.w) / root / L_dt[:, None], now.w / root
     # and the right one by central differences of log L̃, where L̃(v) = L(h_∞^1/2 ⊙ v)
-    log_loss = lambda v: problem.gradient(root * v)[0]  # noqa: E731
+    log_loss = lambda v: problem.gradient(root * v)[0]
     change = [log_loss(v + tiny * e) - log_loss(v - tiny * e) for e in np.eye(problem.model.size)]
     right = -now.h / case.flow.h * np.stack(change, -1) / (2 * tiny)
     # differences and a step of the flow of 1e-6 are good to about 1e-9
