@@ -152,12 +152,7 @@ def the_way(axes, x, y, way, predicted, optimizer):
 
     `way` is what `paths.way` returns. The predictions are triangles at the right edge.
     """
-    middle = np.arctan2(*(y @ x)[::-1])  # within 90° of every normal that separates
-
-    def angle(w):
-        n = np.sign(w[..., 2:]) * w[..., :2]
-        return np.degrees(middle + (np.arctan2(n[..., 1], n[..., 0]) - middle + np.pi) % (2 * np.pi) - np.pi)
-
+    angle = lambda w: angle_of(normal(w), middle=y @ x)  # within 90° of every normal that separates
     hue, known = colour(optimizer), predicted[np.isfinite(predicted).all(-1)][:30]
     axes.plot(10 ** way["far"][:, :30], angle(way["w"])[:, :30], color=hue, lw=0.7, alpha=0.7)
     edge = {"transform": axes.get_yaxis_transform(), "clip_on": False}
@@ -213,6 +208,18 @@ def direction(x, y, results, model=None, ways=None):
         left.plot([], [], MARKS[form], color="0.3", mfc="none", label=form)
     left.legend(fontsize=8, ncols=3, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
+
+
+def normal(w):
+    """The normal of the line by which a neuron w (..., 3) decides, towards y = 1: (..., 2)."""
+    return np.sign(w[..., 2:]) * w[..., :2]
+
+
+def angle_of(n, middle):
+    """The angle in degrees of n (..., 2), within 180 of that of `middle` (2,): (...)."""
+    middle = np.arctan2(*middle[::-1])
+    turned = (np.arctan2(n[..., 1], n[..., 0]) - middle + np.pi) % (2 * np.pi) - np.pi
+    return np.degrees(middle + turned)
 
 
 def decision_line(w, reach):

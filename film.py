@@ -16,10 +16,8 @@ def film(x, y, run, levels, paths):
     far the direction of w still is from the predicted one.
     """
     figure = Figure(figsize=(8.4, 4.5), layout="constrained")
-    axes = figure.subplot_mosaic(
-        [["plane", "h"], ["plane", "clock"]], width_ratios=(1.35, 1), height_ratios=(1.4, 1)
-    )
-    plane, octant, clock = axes["plane"], axes["h"], axes["clock"]
+    axes = figure.subplot_mosaic("ph;pc", width_ratios=(1.35, 1), height_ratios=(1.4, 1))
+    plane, octant, clock = (axes[letter] for letter in "phc")
     reach = 1.15 * np.linalg.norm(x, axis=1).max()
     samples(plane, x, y)
     globe(octant)

@@ -7,7 +7,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from figures import groups, named, panel
+from figures import angle_of, groups, named, normal, panel
 from minibias import unit
 
 PIXELS = 140  # across a disc
@@ -109,7 +109,6 @@ def angles_of_decision(directions):
 
     The circle is cut opposite to their mean, so that no two near ones are told apart by 360 degrees.
     """
-    normals = [np.sign(w[:, 2:]) * w[:, :2] for w in directions]
-    mean = np.arctan2(*np.nansum(np.concatenate(normals), axis=0)[::-1])
-    turned = [(np.arctan2(n[:, 1], n[:, 0]) - mean + np.pi) % (2 * np.pi) - np.pi for n in normals]
-    return [np.degrees(mean + angle) for angle in turned]
+    normals = [normal(w) for w in directions]
+    mean = np.nansum(np.concatenate(normals), axis=0)
+    return [angle_of(n, mean) for n in normals]
