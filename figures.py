@@ -26,11 +26,10 @@ def named(optimizer):
 
 
 def name_above(figure, optimizers, *more):
-    """A legend of the optimizers' colours, once each, and of `more` lines above all panels."""
-    lines = [Line2D([], [], color=colour(o), lw=2, label=named(o)) for o in dict.fromkeys(optimizers)]
-    figure.legend(
-        handles=[*lines, *more], loc="outside upper center", ncols=len(lines) + len(more), frameon=False
-    )
+    """A legend of the optimizers' colours and of `more` lines above all panels."""
+    lines = [Line2D([], [], color=colour(o), lw=2, label=named(o)) for o in optimizers]
+    lines += more
+    figure.legend(handles=lines, loc="outside upper center", ncols=len(lines), frameon=False)
 
 
 def groups(results, key):
@@ -244,17 +243,15 @@ def claims(proof):
         kkt.plot(m["levels"], m["epsilons"], **style)
         deltas = np.where(m["deltas"] > 1e-16, m["deltas"], np.nan)
         kkt.plot(m["levels"], deltas, ls="--", color=colour(optimizer))
-    kinds = [
-        kkt.plot([], [], dash, color="0.3", label=name)[0]
-        for dash, name in (("-", r"$\varepsilon_i$"), ("--", r"$\delta_i$"))
-    ]
+    for dash, name in (("-", r"$\varepsilon_i$"), ("--", r"$\delta_i$")):
+        kkt.plot([], [], dash, color="0.3", label=name)
     panel(time, r"$\log_{10} t$ (steps)", r"$\log L$", "the loss tends to 0")
     title = "the surrogate margin is bounded below"
     panel(surrogate, FAR, "surrogate margin / first value", title, xscale="log", yscale="log")
     title = r"$\beta = h / h_\infty$ tends to 1 (GD's is 1)"
     panel(beta, FAR, r"$\max_j |\beta_j - 1|$", title, yscale="log")
     panel(kkt, FAR, "KKT defects of the proof", "approximate KKT points", xscale="log", yscale="log")
-    kkt.legend(handles=kinds, fontsize=9, frameon=False, loc="lower left")
+    kkt.legend(fontsize=9, frameon=False, loc="lower left")
     name_above(figure, proof)
     return figure
 

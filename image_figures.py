@@ -1,5 +1,7 @@
 """Draws the experiments on images, as `figures.py` draws the others: results in, a matplotlib Figure out."""
 
+from functools import reduce
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -16,9 +18,9 @@ def margin(results):
     (loss, size), (accuracy, fair), aligned = figure.subplots(3, 2)
     for optimizer, group in groups(discrete, "optimizer").items():
         style = {"color": colour(optimizer)}
-        steps = sorted(set.intersection(*(set(r["step"].tolist()) for r in group)))  # that all seeds recorded
+        steps = reduce(np.intersect1d, (r["step"] for r in group))  # that all seeds recorded
         column = lambda key: np.array([r[key][np.isin(r["step"], steps)] for r in group])
-        steps, separated = np.array(steps), (column("margin") > 0).all(0)
+        separated = (column("margin") > 0).all(0)
         band(loss, steps, column("log_loss"), **style)
         band(size, steps[separated], column("margin")[:, separated], **style)
         band(accuracy, steps, 100 * column("test_accuracy"), **style)
@@ -66,17 +68,20 @@ def epsilon(summary):
     rows = figure.subplots(len(forms), 3, squeeze=False)
     for panels, (form, entries) in zip(rows, forms.items()):
         for optimizer, mine in groups(entries, "optimizer").items():
-            for axes, key in zip(panels, ("log_loss", "margin", "test_accuracy")):
-                for k, (end, style) in enumerate((("", "-o"), ("_same", "--s"))):
-                    if key + end in mine[0]:
-                        unit = 100 if key == "test_accuracy" else 1
-                        values = [unit * row[key + end] for row in mine]  # of as many seeds as separate
-                        low, mean, high = np.array([(v.min(), v.mean(), v.max()) for v in values]).T
-                        spread = np.stack([mean - low, high - mean])
-                        # so that error bars do not hide each other
-                        shift = 1.4 ** (optimizers.index(optimizer) - len(optimizers) / 2 + 0.5 + k / 2)
-                        eps = shift * np.array([row["eps"] for row in mine])
-                        axes.errorbar(eps, mean, spread, fmt=style, ms=4, capsize=2, color=colour(optimizer))
+            for place, key, unit, style in (
+                (0, "log_loss", 1, "-o"),
+                (1, "margin", 1, "-o"),
+                (1, "margin_same", 1, "--s"),
+                (2, "test_accuracy", 100, "-o"),
+                (2, "test_accuracy_same", 100, "--s"),
+            ):
+                values = [unit * row[key] for row in mine]  # of as many seeds as separate
+                low, mean, high = np.array([(v.min(), v.mean(), v.max()) for v in values]).T
+                # so that error bars do not hide each other
+                shift = optimizers.index(optimizer) - len(optimizers) / 2 + 0.5 + (style == "--s") / 2
+                eps = 1.4**shift * np.array([row["eps"] for row in mine])
+                bars = np.stack([mean - low, high - mean])
+                panels[place].errorbar(eps, mean, bars, fmt=style, ms=4, capsize=2, color=colour(optimizer))
         title = f"{form} form" if len(forms) > 1 else None
         for axes, label in zip(panels, (r"training loss, $\log L$", MARGIN, "test accuracy (%)")):
             panel(axes, r"$\varepsilon$", label, title, xscale="log")

@@ -33,7 +33,7 @@ def starts(kkt_points, results, dial):
     rows = [(o, angles, "viridis") for o in optimizers] + [(o, margins, "cividis") for o in adagrad]
     for row, (optimizer, values, colours) in zip(discs, rows):
         known = np.concatenate(values)[np.isfinite(np.concatenate(values))]
-        scale = Normalize(known.min(initial=np.inf), known.max(initial=-np.inf)) if len(known) else None
+        scale = Normalize(known.min(), known.max()) if len(known) else None
         mine = [(r, v) for r, v in zip(results, values) if r["optimizer"] == optimizer]
         for k, axes in enumerate(row):
             r, v = mine[k // 2]
