@@ -115,17 +115,17 @@ def direction_job(task):
     results = []
     for form in forms:
         if form == "discrete":
-            ((end, _), seconds), settled = timed(descend, problem, conditioner, w0, lr, steps, (), rule), True
+            (end, _), seconds = timed(descend, problem, conditioner, w0, lr, steps, (), rule)
+            status = fate(problem, end)
         else:
             scale = safe_scale(problem, conditioner) if form == "limit" else 1.0
-            (end, settled, passed), seconds = rested(scale)
-        status = fate(problem, end, settled)
+            (end, status, passed), seconds = rested(scale)
         w, log_loss, extra = end.w, end.log_loss, {}
         if form == "limit":
             good = status == "ok"
             (w, extra, path), more = timed(limit, problem, end.w, end.h, good)
             seconds, log_loss = seconds + more, np.full(len(w), None)
-            status[good & ~(extra["kkt_residual"] <= CERTIFIED)] = "still turning"
+            status = np.where(good & ~(extra["kkt_residual"] <= CERTIFIED), "still turning", status)
             extra = {name: with_nulls(a) for name, a in extra.items()}
             if problem.x.shape[1] == 2 and problem.model.size == 3:  # a neuron in the plane
                 extra["way"] = way(passed[:, good], path)
@@ -145,7 +145,7 @@ def timed(call, *args):
 
 
 def flow_to_rest(problem, conditioner, w0, scale):
-    """The flow to log L <= -50 on data x / scale: a state for x, whether h has settled, and w on its WAY.
+    """The flow to log L <= -50 on data x / scale: a state for x, its `fate`, and w on its WAY.
 
     It says as it goes how far it is.
     """
@@ -153,7 +153,8 @@ def flow_to_rest(problem, conditioner, w0, scale):
     small.x = problem.x / scale
     watch = lambda state: say(how_far(type(conditioner).__name__, state))
     flow, w, h, reached = follow(small, conditioner, w0, WAY, watch=watch)
-    return flow._replace(w=flow.w / scale), h_settled(h[-2:], reached[-1]), w / scale
+    flow = flow._replace(w=flow.w / scale)
+    return flow, fate(problem, flow, h_settled(h[-2:], reached[-1])), w / scale
 
 
 def how_far(name, state):
