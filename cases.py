@@ -59,17 +59,14 @@ class Case:
         """As many initial w of a model: the first ones are the same however many there are."""
         return model.init(np.random.default_rng([self.seed, 1]), runs)
 
-    def followed(self, model, data, runs, starts=None):
-        """The limits of the first so many runs of another model that separate its data (x, y): `Limits`.
-
-        starts   how many initial w are tried; by default as many as runs are wanted
-        """
+    def followed(self, model, data, starts=10):
+        """The limits of the first ten of the `starts` of another model that separate its data: `Limits`."""
         problem = Problem(model, *data, self.loss)
-        first = start(problem, self.conditioner, self.initial(model, starts or runs))
+        first = start(problem, self.conditioner, self.initial(model, starts))
         # those that separate need some 700 steps
         done = lambda s: (s.log_loss <= END) | (s.steps >= 2000)
         *_, state = trajectory(Flow(problem, self.conditioner), first, done)
-        there = np.flatnonzero(state.log_loss <= END)[:runs]
+        there = np.flatnonzero(state.log_loss <= END)[:10]
         return Limits(problem, state.w[there], state.h[there], self.weights(state.h[there]))
 
     @cached_property

@@ -128,8 +128,7 @@ def decisions(axes, x, y, results, model=None):
     if model is not None:
         axes.plot([], [], "o", ms=9, mfc="none", mec="0.4", label="support vectors")
     axes.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach), xlabel="$x_1$", ylabel="$x_2$")
-    what = "decision lines, all runs" if neuron else "boundaries, one run; kinks dotted"
-    axes.set_title(what, fontsize=10)
+    axes.set_title("decision lines, all runs" if neuron else "boundaries, one run; kinks dotted", fontsize=10)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
 
 

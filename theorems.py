@@ -175,12 +175,12 @@ def limit_is_a_kkt_point(case):
 
 def networks_tend_to_kkt_points(case):
     """Slide "Main Theorem": the same for any network, with Clarke's subdifferential at kinks."""
-    eight = case.followed(MLP((2, 8, 1)), default_data(case.seed), 10)
+    eight = case.followed(MLP((2, 8, 1)), default_data(case.seed))
     # a limit that was not reached counts as infinitely far, and two of ten may be
     residual, said = eighth(eight.residual)
     text = f"eight neurons: the limit's KKT residual, eighth smallest of ten runs ({said})"
     yield row(f"network.{case}", THEOREM, text, residual, "<=", 1e-6)
-    four = case.followed(MLP((2, 4, 1)), exclusive_or(), 10, starts=40)
+    four = case.followed(MLP((2, 4, 1)), exclusive_or(), starts=40)
     residual, said = eighth(four.residual)
     on_kinks = np.count_nonzero(kinks(four.problem, four.w))
     text = f"exclusive or, four neurons: the same ({said}; {on_kinks} of them on kinks)"
@@ -193,8 +193,7 @@ def networks_tend_to_kkt_points(case):
         # float64 ends at e^-745: the loss itself could not be followed to there
         text = "eight neurons: log10 of log 1/L from which on the direction is within 1e-3 of its limit"
         text += ", median"
-        far = np.median(eight.settles_at)
-        yield row(f"slow.{case}", THEOREM, text, far, ">=", 20, "observation")
+        yield row(f"slow.{case}", THEOREM, text, np.median(eight.settles_at), ">=", 20, "observation")
 
 
 def eighth(residuals):
@@ -206,7 +205,7 @@ def eighth(residuals):
 
 def several_classes(case):
     """Slide "Extensions": the same for several classes, whose constraints are Φ_{y_i} - Φ_j >= 1."""
-    linear = case.followed(Linear(2, 3), three_classes(case.seed), 10)
+    linear = case.followed(Linear(2, 3), three_classes(case.seed))
     # both are exact to rounding, since the constraints are linear
     text = f"three classes, linear: the limit's KKT residual for the {case.weighting} problem, largest"
     yield row(f"several.kkt.{case}", EXTENSIONS, text, linear.residual.max(), "<=", 1e-6)
@@ -214,7 +213,7 @@ def several_classes(case):
     error = norm(unit(linear.w) - unit(predict(linear.problem, linear.w, linear.h)))
     yield row(f"several.predicted.{case}", EXTENSIONS, text, error.max(), "<=", 1e-6)
     # as for two classes
-    five = case.followed(MLP((2, 5, 3)), three_classes(case.seed), 10)
+    five = case.followed(MLP((2, 5, 3)), three_classes(case.seed))
     residual, said = eighth(five.residual)
     text = f"three classes, five neurons: the limit's KKT residual, eighth smallest of ten runs ({said})"
     yield row(f"several.network.{case}", EXTENSIONS, text, residual, "<=", 1e-6)
