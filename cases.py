@@ -19,7 +19,6 @@ from minibias import Problem, certificate, norm, predict, unit
 from models import MLP, Linear
 from momentum import Momentum
 from optimizers import Conditioner, Discrete, Flow, descend, start, trajectory
-from pieces import kinks
 
 HALF, END = -25.0, -50.0  # log L where the flow counts as late, and where it stops
 LEVELS = 10.0 ** np.arange(3, 14)  # log 1/L on the way to the limit
@@ -60,25 +59,21 @@ class Case:
         """As many initial w of a model: the first ones are the same however many there are."""
         return model.init(np.random.default_rng([self.seed, 1]), runs)
 
-    def followed(self, model, data, runs, starts=None):
-        """The limits of the first so many runs of another model that separate its data (x, y): `Limits`.
-
-        starts   how many initial w are tried; by default as many as runs are wanted
-        """
+    def followed(self, model, data, starts=10):
+        """The limits of the first ten of the `starts` of another model that separate its data: `Limits`."""
         problem = Problem(model, *data, self.loss)
-        first = start(problem, self.conditioner, self.initial(model, starts or runs))
+        first = start(problem, self.conditioner, self.initial(model, starts))
         # those that separate need some 700 steps
-        done = lambda s: (s.log_loss <= END) | (s.steps >= 2000)  # noqa: E731
-        for state in trajectory(Flow(problem, self.conditioner), first, done):  # noqa: B007
-            pass
-        there = np.flatnonzero(state.log_loss <= END)[:runs]
-        return Limits(problem, state.w[there], state.h[there], self.conditioner.isotropic)
+        done = lambda s: (s.log_loss <= END) | (s.steps >= 2000)
+        *_, state = trajectory(Flow(problem, self.conditioner), first, done)
+        there = np.flatnonzero(state.log_loss <= END)[:10]
+        return Limits(problem, state.w[there], state.h[there], self.weights(state.h[there]))
 
     @cached_property
     def path(self):
         """The flow from t = 0 to log L = -50: a state whose arrays have the times as an axis in front."""
         first = start(self.problem, self.conditioner, self.w0)
-        done = lambda s: (s.log_loss <= END) | (s.steps >= optimizers.SEPARATES_WITHIN)  # noqa: E731
+        done = lambda s: (s.log_loss <= END) | (s.steps >= optimizers.SEPARATES_WITHIN)
         states = trajectory(Flow(self.problem, self.conditioner), first, done)
         return optimizers.State(*map(np.array, zip(*states)))
 
@@ -165,7 +160,7 @@ class Case:
     def steps_to_separate(self, conditioner, most=5000):
         """After how many discrete steps at learning rate 0.1 each run first separates, or `most`: (runs,)."""
         first = start(self.problem, conditioner, self.w0)
-        separates = lambda state: self.problem.margins(state.w).min(-1) > 0  # noqa: E731
+        separates = lambda state: self.problem.margins(state.w).min(-1) > 0
         steps = 0
         for state in islice(trajectory(Discrete(self.problem, conditioner, 0.1), first, separates), most):
             steps = steps + state.alive
@@ -176,9 +171,13 @@ class Case:
         """Of the max-margin problem that the theorem speaks of."""
         return "unweighted" if self.conditioner.isotropic else "weighted"
 
-    def residual(self, problem, w, h):
-        """The KKT residual for that problem, whose weights are h if it has any: (runs,)."""
-        return certificate(problem, w, np.ones_like(h) if self.conditioner.isotropic else h)
+    def weights(self, h):
+        """What h is in that problem: itself, or 1 if it is isotropic."""
+        return np.ones_like(h) if self.conditioner.isotropic else h
+
+    def residual(self, w, h):
+        """The KKT residual for that problem, on the case's own data: (runs,)."""
+        return certificate(self.problem, w, self.weights(h))
 
 
 @dataclass(frozen=True)
@@ -188,7 +187,7 @@ class Limits:
     problem: Problem
     start: np.ndarray
     h: np.ndarray
-    isotropic: bool  # whether the problem is the one without weights
+    weights: np.ndarray  # h in the problem that the theorem speaks of, see `Case.weights`
 
     @cached_property
     def path(self):
@@ -202,19 +201,8 @@ class Limits:
 
     @cached_property
     def residual(self):
-        """The KKT residual, of the problem without weights for an isotropic h: (runs,)."""
-        return certificate(self.problem, self.w, np.ones_like(self.h) if self.isotropic else self.h)
-
-    @cached_property
-    def one_gradient(self):
-        """The same with one gradient per sample."""
-        h = np.ones_like(self.h) if self.isotropic else self.h
-        return certificate(self.problem, self.w, h, kinks=False)
-
-    @cached_property
-    def kinks(self):
-        """How many pairs of a unit and a sample of least margin lie on a kink: (runs,)."""
-        return kinks(self.problem, self.w)
+        """Their KKT residuals: (runs,)."""
+        return certificate(self.problem, self.w, self.weights)
 
     @property
     def settles_at(self):
@@ -250,8 +238,7 @@ class Qian:
         problem = Problem(Linear(2), y[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1), y)
         state, _ = descend(problem, self.conditioner, np.zeros((1, 2)), self.lr, self.steps)
         flow = Flow(problem, self.conditioner, self.lr, c=0.02)
-        for state in trajectory(flow, state, lambda state: state.log_loss <= END):  # noqa: B007
-            pass
+        *_, state = trajectory(flow, state, lambda state: state.log_loss <= END)
         w = margin_flow(problem, state.w, state.h).w
         weighted, unweighted = (predict(problem, state.w, h) for h in (state.h, np.ones((1, 2))))
         return [unit(v)[0] for v in (w, weighted, unweighted)]

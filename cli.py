@@ -29,16 +29,14 @@ from solvers import NotSeparable
 def direction(args):
     data = own_data(args)
     out = prepared(args)
-    names = "optimizers forms runs steps model slope constant eps b lr momentum loss seed jobs"
-    chosen = settings(args, *names.split())
     animation = film_of_direction(args, data) if args.film else None
-    found = experiments.direction(data=data, report=Progress("direction"), **chosen)
+    found = experiments.direction(data=data, report=Progress("direction"), **settings(args))
     x, y = found["data"].values()
     model = experiments.build_model(args.model, x.shape[1], classes(y), args.slope)
     figure = figures.direction(x, y, found["results"], model, found.pop("ways"))
     written = publish(args, out, figure, found)
     if animation:
-        save = lambda path: animation.save(path, writer=film.Gif(fps=10), dpi=100)  # noqa: E731
+        save = lambda path: animation.save(path, writer=film.Gif(fps=10), dpi=100)
         written.append(runs.write(out / "direction.gif", save))
     return written, tables.direction(found["data"], found["results"])
 
@@ -48,38 +46,35 @@ def film_of_direction(args, data):
     if args.constant:
         raise ValueError("argument --film: the film shows lines through 0, expected no --constant")
     shown = [name for name in args.optimizers if name != "adam" or "rmsprop" not in args.optimizers]
-    chosen = settings(args, "runs", "model", "slope", "eps", "b", "loss", "seed")
-    found = paths.film(shown, data=data, **chosen)
+    how = {name: getattr(args, name) for name in ("runs", "model", "slope", "eps", "b", "loss", "seed")}
+    found = paths.film(shown, data=data, **how)
     return film.film(**found.pop("data"), **found)
 
 
 def claims_table(args):
     out = prepared(args, "claims.md")
-    found = claims(report=Progress("claims"), **settings(args, "seed", "eps", "b", "lr", "runs", "jobs"))
+    found = claims(report=Progress("claims"), **settings(args, "optimizers"))
     rows = found["claims"]
     written = publish(args, out, figures.claims(found["proof"]), {"claims": rows})
     page = "\n".join(tables.claims_in_markdown(rows, runs.versions())) + "\n"
     written.append(runs.write(out / "claims.md", lambda path: path.write_text(page, "utf-8")))
-    failed = any(row["kind"] == "theorem" and not row["holds"] for row in rows)
-    return written, tables.claims(rows), int(failed)
+    return written, tables.claims(rows), int(bool(tables.failing(rows)))
 
 
 def margin(args):
-    return image_study(args, mnist.margin, "eps", image_figures.margin)
+    return image_study(args, mnist.margin, image_figures.margin)
 
 
 def epsilon(args):
-    draw = lambda results: image_figures.epsilon(mnist.summarise(results))  # noqa: E731
-    return image_study(args, mnist.epsilon, "epsilons", draw)
+    return image_study(args, mnist.epsilon, lambda found: image_figures.epsilon(mnist.summarise(found)))
 
 
-def image_study(args, study, name, draw):
+def image_study(args, study, draw):
     images = read_images(args.data or mnist.SHIPPED, args.train, args.test)
     print(images.said)
     out = prepared(args)
-    names = "optimizers steps b lr momentum loss seed seeds width flow jobs dask fresh"
-    chosen = settings(args, name, *names.split())
-    found = study(images=images, folder=out / f"{args.study}.runs", report=Progress(args.study), **chosen)
+    here = {"folder": out / f"{args.study}.runs", "report": Progress(args.study)}
+    found = study(images=images, **here, **settings(args))
     lines = found.pop("remarks")
     written = publish(args, out, draw(found["results"]), found)
     lines += [*tables.images(mnist.summarise(found["results"])), *tables.answers(found["answers"])]
@@ -88,10 +83,9 @@ def image_study(args, study, name, draw):
 
 def crossover(args):
     data = own_data(args)
-    chosen = settings(args, "optimizers", "epsilons", "b", "lr", "loss", "jobs")
+    out = prepared(args)
     try:
-        out = prepared(args)
-        found = experiments.crossover(data=data, report=Progress("crossover"), **chosen)
+        found = experiments.crossover(data=data, report=Progress("crossover"), **settings(args))
     except NotSeparable:
         raise ValueError(f"{args.data}: no linear model without constant separates the data") from None
     figure = figures.crossover(found["results"], found["slopes"])
@@ -100,9 +94,8 @@ def crossover(args):
 
 def starts(args):
     data = own_data(args)
-    chosen = settings(args, "optimizers", "radii", "starts", "eps", "b", "lr", "loss", "seed", "jobs")
     out = prepared(args)
-    found = experiments.starts(data=data, report=Progress("starts"), **chosen)
+    found = experiments.starts(data=data, report=Progress("starts"), **settings(args))
     figure = maps.starts(found["kkt_points"], found["results"], found["dial"])
     return publish(args, out, figure, found), tables.starts(found)
 
@@ -133,8 +126,10 @@ def config(args):
     return {name: value for name, value in vars(args).items() if name not in ("study", "rates")}
 
 
-def settings(args, *names):
-    return {name: getattr(args, name) for name in names}
+def settings(args, *others):
+    """The flags that a study takes: all but the files, what becomes of them, and `others`."""
+    apart = {"data", "out", "film", *others}
+    return {name: value for name, value in config(args).items() if name not in apart}
 
 
 def prepared(args, *more):
@@ -148,7 +143,7 @@ def publish(args, out, figure, content):
     if getattr(args, "momentum", 0):
         said = f"discrete form with momentum {args.momentum:g}"
         figure.text(0.995, 0.005, said, ha="right", va="bottom", fontsize=9, color="0.3")
-    draw = lambda path: figure.savefig(path, format="png", dpi=110)  # noqa: E731
+    draw = lambda path: figure.savefig(path, format="png", dpi=110)
     return runs.write_results(out, args.study, content, draw)
 
 
@@ -182,7 +177,7 @@ def main(argv=None):
     runs.keep_freed_memory()
     try:
         args = parser().parse_args(argv)
-        args.lr = args.rates(args.optimizers) if args.lr is None else dict.fromkeys(args.optimizers, args.lr)
+        args.lr = args.rates(args.optimizers, args.lr)
         written, lines, *status = COMMANDS[args.study](args)
         for line in lines:
             print(line)

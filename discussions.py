@@ -56,18 +56,17 @@ def forgetting_and_epsilon_speed_training_up(case, adagrad):
     """Slide "Discussions": the exponential weighted design and ε accelerate training before convergence."""
     if case.optimizer not in ("rmsprop", "adam"):
         return
-    # chance alone does as well once in a hundred
-    sooner, later = case.separation, adagrad.separation
-    text = "sign test that it separates sooner than AdaGrad at learning rate 0.1, medians "
-    text += f"{np.median(sooner):g} and {np.median(later):g} steps"
-    name, chance = f"faster_than_adagrad.{case.optimizer}", sign_test(sooner, later)
-    yield row(name, DISCUSSIONS, text, chance, "<=", 0.01, "observation")
     conditioners = [type(case.conditioner)(eps, case.conditioner.b) for eps in (1e-3, 1e-7)]
-    sooner, later = map(case.steps_to_separate, conditioners)
-    text = "sign test that ε = 1e-3 separates sooner than 1e-7, medians "
-    text += f"{np.median(sooner):g} and {np.median(later):g} steps"
-    name, chance = f"epsilon_speeds_up.{case.optimizer}", sign_test(sooner, later)
-    yield row(name, DISCUSSIONS, text, chance, "<=", 0.01, "observation")
+    large, small = map(case.steps_to_separate, conditioners)
+    than_adagrad = "it separates sooner than AdaGrad at learning rate 0.1"
+    for name, sooner, later, what in (
+        ("faster_than_adagrad", case.separation, adagrad.separation, than_adagrad),
+        ("epsilon_speeds_up", large, small, "ε = 1e-3 separates sooner than 1e-7"),
+    ):
+        text = f"sign test that {what}, medians {np.median(sooner):g} and {np.median(later):g} steps"
+        # chance alone does as well once in a hundred
+        chance = sign_test(sooner, later)
+        yield row(f"{name}.{case.optimizer}", DISCUSSIONS, text, chance, "<=", 0.01, "observation")
 
 
 def starts_over_a_sphere(case):
@@ -104,7 +103,7 @@ def momentum_changes_no_rate(case):
     last, moved = max(case.snapshots), case.with_momentum
     some = len(moved[last].w)
     both = moved[last], case.snapshots[last]
-    with_it, plain = (case.residual(case.problem, s.w[:some], s.h[:some]) for s in both)
+    with_it, plain = (case.residual(s.w[:some], s.h[:some]) for s in both)
     # at one rate in log 1/L the ratio tends to a constant, which hangs on what the first steps do to the
     # direction: a factor of two is left for it, where another rate would have no bound
     text = f"KKT residual at step {last:,} with momentum 0.9 over that without, median of {some} runs"

@@ -13,6 +13,7 @@ if __name__ == "__main__":  # before NumPy is imported
 import copy
 import math
 import time
+from functools import cache
 
 import numpy as np
 
@@ -33,8 +34,13 @@ SMALLEST_EPSILON = 1e-290  # `crossover`: S must be resolved beside ε, and floa
 
 
 def rates(optimizers, lr=None):
-    """A dict of learning rates: lr for all optimizers, by default 0.001 for GD and 0.1 for the others."""
-    return {name: lr or {"gd": 0.001}.get(name, 0.1) for name in optimizers}
+    """A dict of learning rates: lr itself, or lr for all, or by default 0.001 for GD and 0.1 for others."""
+    return lr if isinstance(lr, dict) else {name: lr or {"gd": 0.001}.get(name, 0.1) for name in optimizers}
+
+
+def flow_rates(optimizers, lr=None):
+    """The same for the flow, by default 1 for all: the slides' flow."""
+    return lr if isinstance(lr, dict) else dict.fromkeys(optimizers, lr or 1.0)
 
 
 def build_model(name, features, outputs, slope=0.5):
@@ -95,11 +101,8 @@ def direction(
     if momentum and "discrete" not in forms:
         raise ValueError("argument --momentum: it is the discrete form's, expected --forms with discrete")
     w0 = problem.model.init(np.random.default_rng([seed, 1]), runs)
-    lr = lr if isinstance(lr, dict) else rates(optimizers, lr)
-    rule = update(momentum)
-    tasks = [
-        (problem, name, CONDITIONERS[name](eps, b), w0, forms, lr[name], steps, rule) for name in optimizers
-    ]
+    lr, rule = rates(optimizers, lr), update(momentum)
+    tasks = [(problem, o, CONDITIONERS[o](eps, b), w0, forms, lr[o], steps, rule) for o in optimizers]
     results = [result for done in spread(direction_job, tasks, jobs, report) for result in done]
     ways = {r["optimizer"]: r.pop("way") for r in results if "way" in r}
     return {"data": {"x": x, "y": y}, "results": results, "ways": ways}
@@ -108,27 +111,21 @@ def direction(
 def direction_job(task):
     """Every form asked for of one optimizer: a list of results."""
     problem, optimizer, conditioner, w0, forms, lr, steps, rule = task
-    results, flows = [], {}
+    rested = cache(lambda scale: timed(flow_to_rest, problem, conditioner, w0, scale))
+    results = []
     for form in forms:
-        clock = time.perf_counter()
         if form == "discrete":
-            (end, _), settled = descend(problem, conditioner, w0, lr, steps, rule=rule), True
-            seconds = time.perf_counter() - clock
+            (end, _), seconds = timed(descend, problem, conditioner, w0, lr, steps, (), rule)
+            status = fate(problem, end)
         else:
             scale = safe_scale(problem, conditioner) if form == "limit" else 1.0
-            if scale not in flows:
-                rest = flow_to_rest(problem, conditioner, w0, scale)
-                flows[scale] = (*rest, time.perf_counter() - clock)
-            end, settled, passed, seconds = flows[scale]
-        status = fate(problem, end, settled)
+            (end, status, passed), seconds = rested(scale)
         w, log_loss, extra = end.w, end.log_loss, {}
         if form == "limit":
-            clock = time.perf_counter()
             good = status == "ok"
-            w, extra, path = limit(problem, end.w, end.h, good)
-            seconds += time.perf_counter() - clock
-            log_loss = np.full(len(w), None)
-            status[good & ~(extra["kkt_residual"] <= CERTIFIED)] = "still turning"
+            (w, extra, path), more = timed(limit, problem, end.w, end.h, good)
+            seconds, log_loss = seconds + more, np.full(len(w), None)
+            status = np.where(good & ~(extra["kkt_residual"] <= CERTIFIED), "still turning", status)
             extra = {name: with_nulls(a) for name, a in extra.items()}
             if problem.x.shape[1] == 2 and problem.model.size == 3:  # a neuron in the plane
                 extra["way"] = way(passed[:, good], path)
@@ -141,23 +138,29 @@ def direction_job(task):
     return results
 
 
-def flow_to_rest(problem, conditioner, w0, scale=1.0):
-    """The flow to log L <= -50 on data x / scale: a state for x, whether h has settled, and w on its WAY.
+def timed(call, *args):
+    """What call(*args) returns, and the seconds that it took."""
+    clock = time.perf_counter()
+    return call(*args), time.perf_counter() - clock
+
+
+def flow_to_rest(problem, conditioner, w0, scale):
+    """The flow to log L <= -50 on data x / scale: a state for x, its `fate`, and w on its WAY.
 
     It says as it goes how far it is.
     """
     small = copy.copy(problem)
     small.x = problem.x / scale
-    watch = lambda state: say(how_far(type(conditioner).__name__, state))  # noqa: E731
+    watch = lambda state: say(how_far(type(conditioner).__name__, state))
     flow, w, h, reached = follow(small, conditioner, w0, WAY, watch=watch)
-    return flow._replace(w=flow.w / scale), h_settled(h[-2:], reached[-1]), w / scale
+    flow = flow._replace(w=flow.w / scale)
+    return flow, fate(problem, flow, h_settled(h[-2:], reached[-1])), w / scale
 
 
 def how_far(name, state):
     """A few words on a flow that is under way."""
-    return (
-        f"{name} at log L = {state.log_loss[state.alive].max(initial=-np.inf):.4g} after {state.steps} steps"
-    )
+    highest = state.log_loss[state.alive].max(initial=-np.inf)
+    return f"{name} at log L = {highest:.4g} after {state.steps} steps"
 
 
 def safe_scale(problem, conditioner):
@@ -196,7 +199,7 @@ def limit(problem, w, h, good):
         "last_move": end.last_move,
         "crowded": end.crowded,
     }
-    nothing = lambda values: np.full((len(w), *values.shape[1:]), np.nan)  # noqa: E731
+    nothing = lambda values: np.full((len(w), *values.shape[1:]), np.nan)
     found = {name: put(nothing(values), good, values) for name, values in measured.items()}
     return put(w, good, end.w), found, path
 
@@ -225,12 +228,8 @@ def crossover(
     problem = Problem(build_model("linear", x.shape[1], classes(y)), x, y, loss)
     predictions = linear_predictions(problem)
     directions = np.stack([predictions[norm]["direction"] for norm in ("linf", "l2")])
-    lr = lr if isinstance(lr, dict) else dict.fromkeys(optimizers, lr or 1.0)
-    tasks = [
-        (problem, name, CONDITIONERS[name](eps, b), lr[name], directions)
-        for name in optimizers
-        for eps in epsilons
-    ]
+    lr, keys = flow_rates(optimizers, lr), [(name, eps) for name in optimizers for eps in epsilons]
+    tasks = [(problem, name, CONDITIONERS[name](eps, b), lr[name], directions) for name, eps in keys]
     results = spread(crossover_job, tasks, jobs, report)
     slopes = {}
     for name in optimizers:
@@ -265,7 +264,7 @@ def crossover_job(task):
     """
     problem, optimizer, conditioner, lr, directions = task
     end, path = -50 + 3 * min(0, math.log(conditioner.eps)), []
-    done = lambda state: (state.log_loss <= end) | (state.steps >= 5 * SEPARATES_WITHIN)  # noqa: E731
+    done = lambda state: (state.log_loss <= end) | (state.steps >= 5 * SEPARATES_WITHIN)
     origin = start(problem, conditioner, np.zeros((1, problem.model.size)))
     for state in trajectory(Flow(problem, conditioner, lr), origin, done):
         say(how_far(f"{optimizer}, ε = {conditioner.eps:g},", state))
@@ -321,17 +320,14 @@ def starts(
         about = f"{x.shape[1]} features and {max(2, classes(y))} classes"
         raise ValueError(f"the map of starts is for two classes in the plane, not for {about}")
     problem = Problem(build_model("neuron", 2, classes(y)), x, y, loss)
-    lr = lr if isinstance(lr, dict) else dict.fromkeys(optimizers, lr or 1.0)
+    lr = flow_rates(optimizers, lr)
     keys = [(name, eps, radius, starts) for name in optimizers for radius in radii]
-    points = kkt_points(problem)
+    points, number = kkt_points(problem), len(keys)
     if "adagrad" in optimizers and len(points):
         keys += [("adagrad", e, radius, DIAL_STARTS) for e in DIAL for radius in radii]
-    tasks = [(problem, CONDITIONERS[name](e, b), lr[name], radius * sphere(n)) for name, e, radius, n in keys]
-    found = [
-        {"optimizer": name, "eps": e, "radius": radius} | result
-        for (name, e, radius, _), result in zip(keys, spread(starts_job, tasks, jobs, report))
-    ]
-    maps, dial = found[: len(optimizers) * len(radii)], found[len(optimizers) * len(radii) :]
+    tasks = [(problem, name, CONDITIONERS[name](e, b), lr[name], radius, n) for name, e, radius, n in keys]
+    found = spread(starts_job, tasks, jobs, report)
+    maps, dial = found[:number], found[number:]
     where = {(r["optimizer"], r["radius"]): r["w"] for r in maps}
     for r in maps:
         gd = where.get(("gd", r["radius"]), np.nan * r["w"])
@@ -351,8 +347,9 @@ def starts(
 
 
 def starts_job(task):
-    """All runs of one optimizer from the starts w0, with the seconds that they took."""
-    problem, conditioner, lr, w0 = task
-    clock = time.perf_counter()
-    found = ends(problem, conditioner, w0, lr)
-    return {"starts": w0} | found | {"seconds": time.perf_counter() - clock}
+    """All runs of one optimizer from n starts of one radius, with the seconds that they took."""
+    problem, optimizer, conditioner, lr, radius, n = task
+    w0 = radius * sphere(n)
+    found, seconds = timed(ends, problem, conditioner, w0, lr)
+    about = {"optimizer": optimizer, "eps": conditioner.eps, "radius": radius, "starts": w0}
+    return about | found | {"seconds": seconds}

@@ -12,6 +12,7 @@ COLOURS = {"gd": "#000000", "adagrad": "#D55E00", "rmsprop": "#0072B2", "adam": 
 SPARE = ("#E69F00", "#56B4E9", "#CC79A7", "#F0E442")
 NAMES = {"gd": "GD", "adagrad": "AdaGrad", "rmsprop": "RMSProp", "adam": "Adam"}
 MARKS = {"discrete": "o", "flow": "x", "limit": "+"}
+FAR = r"$\log 1/L$"  # what most panels have across
 EAST, NORTH = np.array([-1, 1, 0]) / np.sqrt(2), np.array([-1, -1, 2]) / np.sqrt(6)
 
 
@@ -25,14 +26,31 @@ def named(optimizer):
 
 
 def name_above(figure, optimizers, *more):
-    """A legend of the optimizers' colours, once each, and of `more` lines above all panels."""
-    lines = [Line2D([], [], color=colour(o), lw=2, label=named(o)) for o in dict.fromkeys(optimizers)]
-    figure.legend(
-        handles=[*lines, *more], loc="outside upper center", ncols=len(lines) + len(more), frameon=False
-    )
+    """A legend of the optimizers' colours and of `more` lines above all panels."""
+    lines = [Line2D([], [], color=colour(o), lw=2, label=named(o)) for o in optimizers]
+    lines += more
+    figure.legend(handles=lines, loc="outside upper center", ncols=len(lines), frameon=False)
 
 
-def jitter(n, width=0.25):
+def groups(results, key):
+    """The results by what they have under `key`: a dict of lists, in order of appearance."""
+    values = dict.fromkeys(r[key] for r in results)
+    return {value: [r for r in results if r[key] == value] for value in values}
+
+
+def panel(axes, xlabel, ylabel, title=None, **more):
+    """What a panel says at its edges, and a grid."""
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title, **more)
+    axes.grid(color="0.92")
+
+
+def samples(axes, x, y):
+    """Two classes in the plane."""
+    for label, mark, face in ((1, "s", "0.35"), (-1, "o", "none")):
+        axes.plot(*x[y == label].T, mark, ms=3.5, mec="0.35", mfc=face, mew=0.8, label=f"y = {label:+d}")
+
+
+def jitter(n, width):
     """Offsets that spread n marks evenly, the same ones every time."""
     return width * ((np.arange(n) * 0.618034) % 1 - 0.5)
 
@@ -41,10 +59,8 @@ def octant(axes, results):
     """h_∞ / ||h_∞|| of one optimizer on the positive octant, seen along (1, 1, 1)."""
     globe(axes)
     for r in results:
-        h = unit(r["h_inf"])
-        axes.plot(
-            h @ EAST, h @ NORTH, MARKS[r["form"]], color=colour(r["optimizer"]), ms=5, mfc="none", alpha=0.7
-        )
+        h, style = unit(r["h_inf"]), {"color": colour(r["optimizer"]), "ms": 5, "mfc": "none", "alpha": 0.7}
+        axes.plot(h @ EAST, h @ NORTH, MARKS[r["form"]], **style)
     axes.plot(0, 0, "*", ms=13, mfc="none", mec="#CC79A7", mew=1.3)
     axes.set_title(named(results[0]["optimizer"]))
 
@@ -64,7 +80,7 @@ def globe(axes):
 
 def strips(axes, results, key, label):
     """One strip of marks per optimizer, the forms side by side."""
-    optimizers, forms = (list(dict.fromkeys(r[k] for r in results)) for k in ("optimizer", "form"))
+    optimizers, forms = (list(groups(results, key)) for key in ("optimizer", "form"))
     for r in results:
         place = optimizers.index(r["optimizer"]) + 0.8 * ((forms.index(r["form"]) + 0.5) / len(forms) - 0.5)
         values = key(r)
@@ -85,8 +101,7 @@ def decisions(axes, x, y, results, model=None):
     ringed. Of other models it shows where the first run that is ok ends: its boundary, and dotted the kinks
     of its units.
     """
-    for label, mark, face in ((1, "s", "0.35"), (-1, "o", "none")):
-        axes.plot(*x[y == label].T, mark, ms=3.5, mec="0.35", mfc=face, mew=0.8, label=f"y = {label:+d}")
+    samples(axes, x, y)
     reach = 1.25 * np.linalg.norm(x, axis=1).max()
     last = {r["optimizer"]: r for r in results}
     for k, optimizer in enumerate(sorted(last, key=lambda o: -WIDTHS.get(o, 1.6))):
@@ -113,8 +128,7 @@ def decisions(axes, x, y, results, model=None):
     if model is not None:
         axes.plot([], [], "o", ms=9, mfc="none", mec="0.4", label="support vectors")
     axes.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach), xlabel="$x_1$", ylabel="$x_2$")
-    what = "decision lines, all runs" if neuron else "boundaries, one run; kinks dotted"
-    axes.set_title(what, fontsize=10)
+    axes.set_title("decision lines, all runs" if neuron else "boundaries, one run; kinks dotted", fontsize=10)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
 
 
@@ -136,12 +150,7 @@ def the_way(axes, x, y, way, predicted, optimizer):
 
     `way` is what `paths.way` returns. The predictions are triangles at the right edge.
     """
-    middle = np.arctan2(*(y @ x)[::-1])  # within 90° of every normal that separates
-
-    def angle(w):
-        n = np.sign(w[..., 2:]) * w[..., :2]
-        return np.degrees(middle + (np.arctan2(n[..., 1], n[..., 0]) - middle + np.pi) % (2 * np.pi) - np.pi)
-
+    angle = lambda w: angle_of(normal(w), middle=y @ x)  # within 90° of every normal that separates
     hue, known = colour(optimizer), predicted[np.isfinite(predicted).all(-1)][:30]
     axes.plot(10 ** way["far"][:, :30], angle(way["w"])[:, :30], color=hue, lw=0.7, alpha=0.7)
     edge = {"transform": axes.get_yaxis_transform(), "clip_on": False}
@@ -156,8 +165,9 @@ def direction(x, y, results, model=None, ways=None):
     The model is needed for support vectors and for the boundaries of anything but a neuron, `ways` for the
     panels of `the_way`: what `experiments.direction` returns under that name.
     """
-    optimizers = list(dict.fromkeys(r["optimizer"] for r in results))
-    limits = [r for r in results if r["form"] == "limit" and any(e is not None for e in r["direction_error"])]
+    optimizers, forms = groups(results, "optimizer"), groups(results, "form")
+    error = lambda r: np.maximum(r["direction_error"].astype(float), 1e-17)
+    limits = [r for r in forms.get("limit", []) if np.isfinite(error(r)).any()]
     plane = x.shape[1] == 2 and results[0]["w"].shape[-1] == 3
     heights = [3, 2.8, 3.7] if ways and limits else [3, 3.7]
     boundaries = not plane and model is not None and x.shape[1] == 2 and set(y) == {-1, 1}
@@ -166,17 +176,14 @@ def direction(x, y, results, model=None, ways=None):
     figure = Figure(figsize=size, layout="constrained")
     if plane:
         top, *middle, bottom = figure.subfigures(len(heights), 1, height_ratios=heights)
-        for axes, optimizer in zip(top.subplots(1, len(optimizers), squeeze=False)[0], optimizers):
-            octant(axes, [r for r in results if r["optimizer"] == optimizer])
-        top.suptitle(
-            r"directions of $h_\infty$ of all runs on the positive octant; star: $(1,1,1)/\sqrt{3}$",
-            fontsize=11,
-        )
+        for axes, own in zip(top.subplots(1, len(optimizers), squeeze=False)[0], optimizers.values()):
+            octant(axes, own)
+        words = r"directions of $h_\infty$ of all runs on the positive octant; star: $(1,1,1)/\sqrt{3}$"
+        top.suptitle(words, fontsize=11)
         for part in middle:
             row = part.subplots(1, len(optimizers), squeeze=False, sharey=True)[0]
-            for axes, optimizer in zip(row, optimizers):
-                (r,) = (r for r in results if (r["optimizer"], r["form"]) == (optimizer, "limit"))
-                the_way(axes, x, y, ways[optimizer], r["predicted"].astype(float), optimizer)
+            for axes, r in zip(row, forms["limit"]):
+                the_way(axes, x, y, ways[r["optimizer"]], r["predicted"].astype(float), r["optimizer"])
             row[0].set_ylabel("angle of the decision\nline's normal (degrees)")
             words = "the way there (30 runs at most; margin flow from log 1/L = 50 on), triangles: predicted"
             part.suptitle(words, fontsize=11)
@@ -186,24 +193,31 @@ def direction(x, y, results, model=None, ways=None):
         right, *left = figure.subplots(*((2, 2) if panels == 4 else (1, panels))).ravel()
         if boundaries:
             decisions(left[-1], x, y, results, model)
-        strips(
-            right,
-            results,
-            lambda r: angle_to_ones(r["h_inf"]),
-            r"angle of $h_\infty$ to $(1,\ldots,1)$ (degrees)",
-        )
+        words = r"angle of $h_\infty$ to $(1,\ldots,1)$ (degrees)"
+        strips(right, results, lambda r: angle_to_ones(r["h_inf"]), words)
     if limits:
-        known = lambda r: np.array([np.nan if e is None else max(e, 1e-17) for e in r["direction_error"]])  # noqa: E731
-        strips(left[1], limits, known, "distance of the limit's direction\nto the predicted one")
+        strips(left[1], limits, error, "distance of the limit's direction\nto the predicted one")
         left[1].set_yscale("log")
     left = left[0]
     strips(left, results, lambda r: r["margin"], r"normalised margin $q_{\min}/\|w\|^D$")
     low, high = left.get_ylim()
     left.set_ylim(max(low, -0.3 * high) if high > 0 else low)  # far below 0 are runs that do not separate
-    for form in dict.fromkeys(r["form"] for r in results):
+    for form in forms:
         left.plot([], [], MARKS[form], color="0.3", mfc="none", label=form)
     left.legend(fontsize=8, ncols=3, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
+
+
+def normal(w):
+    """The normal of the line by which a neuron w (..., 3) decides, towards y = 1: (..., 2)."""
+    return np.sign(w[..., 2:]) * w[..., :2]
+
+
+def angle_of(n, middle):
+    """The angle in degrees of n (..., 2), within 180 of that of `middle` (2,): (...)."""
+    middle = np.arctan2(*middle[::-1])
+    turned = (np.arctan2(n[..., 1], n[..., 0]) - middle + np.pi) % (2 * np.pi) - np.pi
+    return np.degrees(middle + turned)
 
 
 def decision_line(w, reach):
@@ -228,47 +242,25 @@ def claims(proof):
         kkt.plot(m["levels"], m["epsilons"], **style)
         deltas = np.where(m["deltas"] > 1e-16, m["deltas"], np.nan)
         kkt.plot(m["levels"], deltas, ls="--", color=colour(optimizer))
-    kinds = [
-        kkt.plot([], [], dash, color="0.3", label=name)[0]
-        for dash, name in (("-", r"$\varepsilon_i$"), ("--", r"$\delta_i$"))
-    ]
-    time.set(xlabel=r"$\log_{10} t$ (steps)", ylabel=r"$\log L$", title="the loss tends to 0")
-    surrogate.set(
-        xlabel=r"$\log 1/L$",
-        ylabel="surrogate margin / first value",
-        xscale="log",
-        yscale="log",
-        title="the surrogate margin is bounded below",
-    )
-    beta.set(
-        xlabel=r"$\log 1/L$",
-        ylabel=r"$\max_j |\beta_j - 1|$",
-        yscale="log",
-        title=r"$\beta = h / h_\infty$ tends to 1 (GD's is 1)",
-    )
-    kkt.set(
-        xlabel=r"$\log 1/L$",
-        ylabel="KKT defects of the proof",
-        xscale="log",
-        yscale="log",
-        title="approximate KKT points",
-    )
-    kkt.legend(handles=kinds, fontsize=9, frameon=False, loc="lower left")
+    for dash, name in (("-", r"$\varepsilon_i$"), ("--", r"$\delta_i$")):
+        kkt.plot([], [], dash, color="0.3", label=name)
+    panel(time, r"$\log_{10} t$ (steps)", r"$\log L$", "the loss tends to 0")
+    title = "the surrogate margin is bounded below"
+    panel(surrogate, FAR, "surrogate margin / first value", title, xscale="log", yscale="log")
+    title = r"$\beta = h / h_\infty$ tends to 1 (GD's is 1)"
+    panel(beta, FAR, r"$\max_j |\beta_j - 1|$", title, yscale="log")
+    panel(kkt, FAR, "KKT defects of the proof", "approximate KKT points", xscale="log", yscale="log")
+    kkt.legend(fontsize=9, frameon=False, loc="lower left")
     name_above(figure, proof)
-    for axes in (time, surrogate, beta, kkt):
-        axes.grid(color="0.92")
     return figure
 
 
 def crossover(results, slopes):
     """Distances to both directions along log 1/L, darker for smaller ε, and the crossings against log 1/ε."""
-    optimizers, epsilons = (
-        sorted({r[key] for r in results}, key=[r[key] for r in results].index) for key in ("optimizer", "eps")
-    )
+    optimizers, epsilons = groups(results, "optimizer"), list(groups(results, "eps"))
     figure = Figure(figsize=(4.2 * len(optimizers) + 3.8, 4.4), layout="constrained")
     *panels, crossings = figure.subplots(1, len(optimizers) + 1)
-    for axes, optimizer in zip(panels, optimizers):
-        mine = [r for r in results if r["optimizer"] == optimizer]
+    for axes, (optimizer, mine) in zip(panels, optimizers.items()):
         crossed = [(-np.log(r["eps"]), r["crossing"]) for r in mine if r["crossing"] is not None]
         turned = np.reshape(crossed, (-1, 2)).T
         for r in mine:
@@ -276,34 +268,22 @@ def crossover(results, slopes):
             shade = 1 - depth * (1 - np.array(to_rgb(colour(optimizer))))
             shown = r["log_inverse_loss"] >= 1
             at, linf, l2 = (r[key][shown] for key in ("log_inverse_loss", "distance_linf", "distance_l2"))
-            axes.plot(
-                at, linf, color=shade, lw=1.7, label=rf"$\varepsilon = 10^{{{np.log10(r['eps']):.3g}}}$"
-            )
+            label = rf"$\varepsilon = 10^{{{np.log10(r['eps']):.3g}}}$"
+            axes.plot(at, linf, color=shade, lw=1.7, label=label)
             axes.plot(at, l2, "--", color=shade, lw=1.2)
             if r["crossing"] is not None:
                 spot = r["crossing"], np.interp(r["crossing"], at, linf)
                 axes.plot(*spot, "o", color=shade, ms=6, mec="white", mew=0.8, zorder=3)
         for dash, label in (("-", r"to $\ell_\infty$"), ("--", "to L2"), ("-o", "crossing")):
             axes.plot([], [], dash, color="0.3", ms=5, mec="white", label=label)
-        axes.set(
-            xscale="log",
-            xlabel=r"$\log 1/L$",
-            ylabel="distance to max-margin direction",
-            title=named(optimizer),
-            ylim=(0, None),
-        )
+        panel(axes, FAR, "distance to max-margin direction", named(optimizer), xscale="log", ylim=(0, None))
         axes.legend(fontsize=8, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17))
         line = "" if slopes[optimizer] is None else f", slope {slopes[optimizer]:.2f}"
         crossings.plot(*turned, "o", color=colour(optimizer), ms=5, mfc="none", label=named(optimizer) + line)
         if line:
             x, y = turned
             crossings.plot(x, y.mean() + slopes[optimizer] * (x - x.mean()), color=colour(optimizer), lw=1.2)
-    crossings.set(
-        xlabel=r"$\log 1/\varepsilon$",
-        ylabel=r"crossing, $\log 1/L$",
-        title=r"last time nearer to $\ell_\infty$ than to L2",
-    )
+    title = r"last time nearer to $\ell_\infty$ than to L2"
+    panel(crossings, r"$\log 1/\varepsilon$", r"crossing, $\log 1/L$", title)
     crossings.legend(fontsize=9, frameon=False, loc="upper left")
-    for axes in (*panels, crossings):
-        axes.grid(color="0.92")
     return figure

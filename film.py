@@ -5,7 +5,7 @@ from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures import EAST, NORTH, colour, decision_line, globe, name_above
+from figures import EAST, FAR, NORTH, colour, decision_line, globe, name_above, panel, samples
 from minibias import unit
 
 
@@ -16,13 +16,10 @@ def film(x, y, run, levels, paths):
     far the direction of w still is from the predicted one.
     """
     figure = Figure(figsize=(8.4, 4.5), layout="constrained")
-    axes = figure.subplot_mosaic(
-        [["plane", "h"], ["plane", "clock"]], width_ratios=(1.35, 1), height_ratios=(1.4, 1)
-    )
-    plane, octant, clock = axes["plane"], axes["h"], axes["clock"]
+    axes = figure.subplot_mosaic("ph;pc", width_ratios=(1.35, 1), height_ratios=(1.4, 1))
+    plane, octant, clock = (axes[letter] for letter in "phc")
     reach = 1.15 * np.linalg.norm(x, axis=1).max()
-    for label, mark, face in ((1, "s", "0.35"), (-1, "o", "none")):
-        plane.plot(*x[y == label].T, mark, ms=3.5, mec="0.35", mfc=face, mew=0.8)
+    samples(plane, x, y)
     globe(octant)
     octant.plot(0, 0, "*", ms=15, mfc="none", mec="#CC79A7", mew=1.3)
     octant.set_title(r"direction of $h$ since $t = 0$ (star: $(1,1,1)/\sqrt{3}$)", fontsize=9)
@@ -33,21 +30,16 @@ def film(x, y, run, levels, paths):
         style["zorder"] = 4 - style["lw"] / 10
         halo = style | {"lw": style["lw"] + 7, "alpha": 0.2, "zorder": 1, "solid_capstyle": "butt"}
         plane.plot(*decision_line(path["predicted"], reach), **halo)
-        trail = style | {"lw": style["lw"] / 2}
         clock.plot(levels, path["distance"], color=colour(optimizer), lw=0.6, alpha=0.35)
-        moving[optimizer] = (
-            plane.plot([], [], **style)[0],
-            octant.plot([], [], **trail)[0],
-            octant.plot([], [], "o", color=colour(optimizer), ms=3 + style["lw"], zorder=style["zorder"])[0],
-            clock.plot([], [], **trail)[0],
-            clock.plot([], [], "o", color=colour(optimizer), ms=3 + style["lw"], zorder=style["zorder"])[0],
-        )
+        trail = style | {"lw": style["lw"] / 2}
+        head = style | {"marker": "o", "ls": "", "ms": 3 + style["lw"]}
+        places = (plane, style), (octant, trail), (octant, head), (clock, trail), (clock, head)
+        moving[optimizer] = [axes.plot([], [], **how)[0] for axes, how in places]
     span = 1.02 * reach
     plane.set(aspect="equal", xlim=(-span, span), ylim=(-span, span), xlabel="$x_1$", ylabel="$x_2$")
     title = plane.set_title(" ", fontsize=10)
-    clock.set(xscale="log", yscale="log", xlabel=r"$\log 1/L$")
+    panel(clock, FAR, None, xscale="log", yscale="log")
     clock.set_title("distance of the direction of $w$ to the predicted one", fontsize=9)
-    clock.grid(color="0.92")
     name_above(figure, paths, Line2D([], [], color="0.8", lw=9, label="predicted line"))
 
     def draw(k):

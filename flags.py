@@ -10,42 +10,31 @@ from losses import LOSSES
 from optimizers import CONDITIONERS
 
 
-def number(text):
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
-    return value
+def check(good, expected, text):
+    """Refuse the text of a flag, unless it is good."""
+    if not good:
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
 
 
-def positive(text):
-    value = number(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return value
+def number(expected, good):
+    """The type of a flag that takes the finite numbers for which `good` is true."""
+
+    def parse(text):
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        check(math.isfinite(value), "a finite number", text)
+        check(good(value), expected, text)
+        return value
+
+    return parse
 
 
-def fraction(text):
-    value = number(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, both excluded, got {text!r}")
-    return value
-
-
-def below_one(text):
-    value = number(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 on, below 1, got {text!r}")
-    return value
-
-
-def share(text):
-    value = number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
-    return value
+positive = number("a number above 0", lambda value: value > 0)
+fraction = number("a number between 0 and 1, both excluded", lambda value: 0 < value < 1)
+below_one = number("a number from 0 on, below 1", lambda value: 0 <= value < 1)
+share = number("a number from 0 to 1", lambda value: 0 <= value <= 1)
 
 
 def whole(text, least=0):
@@ -53,8 +42,7 @@ def whole(text, least=0):
         value = int(text)
     except ValueError:
         value = least - 1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, got {text!r}")
+    check(value >= least, f"a whole number from {least} on", text)
     return value
 
 
@@ -67,8 +55,8 @@ def some_of(*names):
 
     def parse(text):
         chosen = text.split(",")
-        if not set(chosen) <= set(names) or len(set(chosen)) < len(chosen):
-            raise argparse.ArgumentTypeError(f"expected some of {','.join(names)}, each once, got {text!r}")
+        good = set(chosen) <= set(names) and len(set(chosen)) == len(chosen)
+        check(good, f"some of {','.join(names)}, each once", text)
         return chosen
 
     return parse
@@ -77,10 +65,7 @@ def some_of(*names):
 def cnn_width(text):
     """Three counts separated by commas."""
     widths = [count(part) for part in text.split(",")]
-    if len(widths) != 3:
-        raise argparse.ArgumentTypeError(
-            f"expected three whole numbers from 1 on, CHANNELS,CHANNELS,HIDDEN, got {text!r}"
-        )
+    check(len(widths) == 3, "three whole numbers from 1 on, CHANNELS,CHANNELS,HIDDEN", text)
     return widths
 
 
@@ -93,24 +78,20 @@ def filled(text):
 
 def epsilons(text):
     values = [positive(part) for part in text.split(",")]
-    if len(set(values)) < max(2, len(values)):
-        raise argparse.ArgumentTypeError(f"expected two or more different numbers above 0, got {text!r}")
+    check(len(set(values)) >= max(2, len(values)), "two or more different numbers above 0", text)
     return sorted(values)
 
 
 def radii(text):
     values = [positive(part) for part in text.split(",")]
-    if len(set(values)) < len(values):
-        raise argparse.ArgumentTypeError(f"expected different numbers above 0, got {text!r}")
+    check(len(set(values)) == len(values), "different numbers above 0", text)
     return values
 
 
 def model_name(text):
     kind, _, widths = text.partition(":")
-    if text not in ("neuron", "linear") and not (
-        kind == "mlp" and all(w.isdecimal() and int(w) for w in widths.split(","))
-    ):
-        raise argparse.ArgumentTypeError(f"expected neuron, linear or mlp:WIDTH[,WIDTH...], got {text!r}")
+    network = kind == "mlp" and all(w.isdecimal() and int(w) for w in widths.split(","))
+    check(network or text in ("neuron", "linear"), "neuron, linear or mlp:WIDTH[,WIDTH...]", text)
     return text
 
 
@@ -204,7 +185,7 @@ the closer S follows the squared gradients, and the flow the signs.
 Prints a table, writes OUT/crossover.json and OUT/crossover.png.""",
         epilog="example: python experiments.py crossover --lr 0.01 --epsilons 1e-5,1e-40,1e-80",
     )
-    common(sub, "exp", lambda names: dict.fromkeys(names, 1.0), ("rmsprop", "adam"), eps=False, seed=False)
+    common(sub, "exp", experiments.flow_rates, ("rmsprop", "adam"), eps=False, seed=False)
     shown = f"two or more, from {experiments.SMALLEST_EPSILON:g} on (1e-80,1e-40,1e-20,1e-10,1e-5,1e-3)"
     flag(sub, "epsilons", epsilons, [1e-80, 1e-40, 1e-20, 1e-10, 1e-5, 1e-3], shown)
     flag(sub, "data", filled, None, f"{TABLE} (eight points in the plane)", metavar="FILE")
@@ -220,7 +201,7 @@ starts. Then a dial: from AdaGrad with a small ε to one with a large ε, which 
 Prints a table, writes OUT/starts.json and OUT/starts.png.""",
         epilog="example: python experiments.py starts --radii 1 --starts 500 --data points.csv",
     )
-    common(sub, "exp", lambda names: dict.fromkeys(names, 1.0))
+    common(sub, "exp", experiments.flow_rates)
     flag(sub, "radii", radii, [0.1, 1.0, 3.0], "lengths of the starts, each above 0 (0.1,1,3)")
     flag(sub, "starts", count, 2000, "starts of each length, from 1 on (%(default)s)")
     flag(sub, "data", filled, None, f"{TABLE}, in the plane (the authors' data)", metavar="FILE")
@@ -256,7 +237,7 @@ def image_flags(sub, optimizers, steps, eps=True):
 
 
 def common(sub, loss, rates, optimizers=tuple(CONDITIONERS), eps=True, seed=True):
-    """The flags that every study of optimizers shares; rates(names) is a dict of default learning rates."""
+    """The flags that every study of optimizers shares; rates(names, lr) is a dict of learning rates."""
     names = list(CONDITIONERS)
     if loss:  # without one, a study is about all optimizers and both losses
         which = "all" if len(optimizers) == len(names) else ",".join(optimizers)

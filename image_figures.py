@@ -1,10 +1,14 @@
 """Draws the experiments on images, as `figures.py` draws the others: results in, a matplotlib Figure out."""
 
+from functools import reduce
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures import colour, name_above
+from figures import FAR, colour, groups, name_above, panel
+
+MARGIN = r"normalised margin $q_{\min}/\|w\|^4$"
 
 
 def margin(results):
@@ -12,11 +16,11 @@ def margin(results):
     discrete = [r for r in results if r["form"] == "discrete"]
     figure = Figure(figsize=(10, 10.6), layout="constrained")
     (loss, size), (accuracy, fair), aligned = figure.subplots(3, 2)
-    for (optimizer,), group in groups(discrete, "optimizer").items():
+    for optimizer, group in groups(discrete, "optimizer").items():
         style = {"color": colour(optimizer)}
-        steps = sorted(set.intersection(*(set(r["step"].tolist()) for r in group)))  # that all seeds recorded
-        column = lambda key: np.array([r[key][np.isin(r["step"], steps)] for r in group])  # noqa: E731
-        steps, separated = np.array(steps), (column("margin") > 0).all(0)
+        steps = reduce(np.intersect1d, (r["step"] for r in group))  # that all seeds recorded
+        column = lambda key: np.array([r[key][np.isin(r["step"], steps)] for r in group])
+        separated = (column("margin") > 0).all(0)
         band(loss, steps, column("log_loss"), **style)
         band(size, steps[separated], column("margin")[:, separated], **style)
         band(accuracy, steps, 100 * column("test_accuracy"), **style)
@@ -34,70 +38,53 @@ def margin(results):
             axes.plot(-r["log_loss"][at], values, **style)
     late = len(results) > len(discrete)
     least = min(r["test_accuracy"][-1] for r in discrete)
-    loss.set(xlabel="step", ylabel=r"training loss, $\log L$", xscale="log")
-    size.set(xlabel="step", ylabel=r"normalised margin $q_{\min}/\|w\|^4$", title="where all seeds separate")
-    accuracy.set(
-        xlabel="step",
-        ylabel="accuracy (%)",
-        title="test solid, training dotted",
-        xscale="log",
-        ylim=(max(0, 100 * least - 25), 101),
-    )
-    fair.set(
-        xlabel=r"$\log 1/L$",
-        ylabel=r"normalised margin $q_{\min}/\|w\|^4$",
-        title="each seed" + ("; steps solid, flow dashed" if late else ""),
-    )
+    panel(loss, "step", r"training loss, $\log L$", xscale="log")
+    panel(size, "step", MARGIN, "where all seeds separate")
+    panel(accuracy, "step", "accuracy (%)", "test solid, training dotted", xscale="log")
+    accuracy.set_ylim(max(0, 100 * least - 25), 101)
+    panel(fair, FAR, MARGIN, "each seed" + ("; steps solid, flow dashed" if late else ""))
     for axes in (size, fair):
         if any(line.get_xdata().size for line in axes.lines):
             axes.set_yscale("log")
         else:
             axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center")
+    label = "alignment" + (" (flow: largest so far)" if late else "")
     for axes, what in zip(aligned, ("weighted with $h$", "unweighted")):
-        label = "alignment" + (" (flow: largest so far)" if late else "")
-        axes.set(
-            xlabel=r"$\log 1/L$", ylabel=label, title=f"{what}; towards 1 at a KKT point", ylim=(None, 1)
-        )
+        panel(axes, FAR, label, f"{what}; towards 1 at a KKT point", ylim=(None, 1))
     for axes in (fair, *aligned) if late else ():
         left = axes.get_xlim()[0]
         axes.set_xscale("symlog", linthresh=10)
         axes.set_xlabel(r"$\log 1/L$ (linear up to 10, then logarithmic)")
         axes.set_xlim(left=max(left, -9))  # L is below the number of samples once they are separated
-    name_above(figure, (r["optimizer"] for r in results))
-    for axes in (loss, size, accuracy, fair, *aligned):
-        axes.grid(color="0.92")
+    name_above(figure, groups(results, "optimizer"))
     return figure
 
 
 def epsilon(summary):
     """Training loss, margin and test accuracy against ε, mean and spread over the seeds; a row for a form."""
     forms = groups(summary, "form")
-    optimizers = list(dict.fromkeys(row["optimizer"] for row in summary))
+    optimizers = list(groups(summary, "optimizer"))
     figure = Figure(figsize=(12, 3.7 * len(forms) + 0.4), layout="constrained")
     rows = figure.subplots(len(forms), 3, squeeze=False)
-    for panels, ((form,), entries) in zip(rows, forms.items()):
-        for (optimizer,), mine in groups(entries, "optimizer").items():
-            for axes, key in zip(panels, ("log_loss", "margin", "test_accuracy")):
-                for k, (end, style) in enumerate((("", "-o"), ("_same", "--s"))):
-                    if key + end in mine[0]:
-                        unit = 100 if key == "test_accuracy" else 1
-                        values = [unit * row[key + end] for row in mine]  # of as many seeds as separate
-                        low, mean, high = np.array([(v.min(), v.mean(), v.max()) for v in values]).T
-                        spread = np.stack([mean - low, high - mean])
-                        # so that error bars do not hide each other
-                        shift = 1.4 ** (optimizers.index(optimizer) - len(optimizers) / 2 + 0.5 + k / 2)
-                        eps = shift * np.array([row["eps"] for row in mine])
-                        axes.errorbar(eps, mean, spread, fmt=style, ms=4, capsize=2, color=colour(optimizer))
-        for axes, label in zip(
-            panels, (r"training loss, $\log L$", r"normalised margin $q_{\min}/\|w\|^4$", "test accuracy (%)")
-        ):
-            axes.set(
-                xlabel=r"$\varepsilon$",
-                ylabel=label,
-                xscale="log",
-                title=f"{form} form" if len(forms) > 1 else None,
-            )
-            axes.grid(color="0.92")
+    for panels, (form, entries) in zip(rows, forms.items()):
+        for optimizer, mine in groups(entries, "optimizer").items():
+            for place, key, unit, style in (
+                (0, "log_loss", 1, "-o"),
+                (1, "margin", 1, "-o"),
+                (1, "margin_same", 1, "--s"),
+                (2, "test_accuracy", 100, "-o"),
+                (2, "test_accuracy_same", 100, "--s"),
+            ):
+                values = [unit * row[key] for row in mine]  # of as many seeds as separate
+                low, mean, high = np.array([(v.min(), v.mean(), v.max()) for v in values]).T
+                # so that error bars do not hide each other
+                shift = optimizers.index(optimizer) - len(optimizers) / 2 + 0.5 + (style == "--s") / 2
+                eps = 1.4**shift * np.array([row["eps"] for row in mine])
+                bars = np.stack([mean - low, high - mean])
+                panels[place].errorbar(eps, mean, bars, fmt=style, ms=4, capsize=2, color=colour(optimizer))
+        title = f"{form} form" if len(forms) > 1 else None
+        for axes, label in zip(panels, (r"training loss, $\log L$", MARGIN, "test accuracy (%)")):
+            panel(axes, r"$\varepsilon$", label, title, xscale="log")
     kinds = [
         Line2D([], [], color="0.3", ls=s[:-1], marker=s[-1], ms=4, label=n)
         for s, n in (("-o", "last step"), ("--s", "same training loss"))
@@ -110,9 +97,3 @@ def band(axes, x, lines, **style):
     """The mean of the lines (seeds, n) and, as a band, their spread from the lowest to the highest."""
     axes.plot(x, lines.mean(0), **style)
     axes.fill_between(x, lines.min(0), lines.max(0), color=style["color"], alpha=0.2, lw=0)
-
-
-def groups(results, *keys):
-    """The results by the values of `keys`: a dict tuple -> list, in order of appearance."""
-    values = dict.fromkeys(tuple(r[k] for k in keys) for r in results)
-    return {value: [r for r in results if tuple(r[k] for k in keys) == value] for value in values}

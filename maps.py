@@ -7,7 +7,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from figures import named
+from figures import angle_of, groups, named, normal, panel
 from minibias import unit
 
 PIXELS = 140  # across a disc
@@ -19,7 +19,7 @@ def starts(kkt_points, results, dial):
 
     The arguments are what `experiments.starts` returns.
     """
-    radii, optimizers = (list(dict.fromkeys(r[key] for r in results)) for key in ("radius", "optimizer"))
+    radii, optimizers = (list(groups(results, key)) for key in ("radius", "optimizer"))
     best, adagrad = max(kkt_points["margin"], default=np.nan), [o for o in optimizers if o == "adagrad"]
     parts = [1.5 * len(optimizers + adagrad) + 0.8, 3.4][: 1 + bool(dial)]
     figure = Figure(figsize=(2.9 * len(radii) + 1.6, sum(parts)))
@@ -33,7 +33,7 @@ def starts(kkt_points, results, dial):
     rows = [(o, angles, "viridis") for o in optimizers] + [(o, margins, "cividis") for o in adagrad]
     for row, (optimizer, values, colours) in zip(discs, rows):
         known = np.concatenate(values)[np.isfinite(np.concatenate(values))]
-        scale = Normalize(known.min(initial=np.inf), known.max(initial=-np.inf)) if len(known) else None
+        scale = Normalize(known.min(), known.max()) if len(known) else None
         mine = [(r, v) for r, v in zip(results, values) if r["optimizer"] == optimizer]
         for k, axes in enumerate(row):
             r, v = mine[k // 2]
@@ -66,15 +66,11 @@ def lost(by_epsilon, by_number, radii, dial):
         by_number.plot(number, np.ravel(loss), ls="", alpha=0.35, mew=0, **style)
     number = np.array([1e-4, 1])
     by_number.plot(number, number**2 / 10, "--", color="0.3", lw=1, label="slope 2")
-    by_epsilon.set(
-        xlabel=r"AdaGrad's $\varepsilon$",
-        ylabel="1 - margin / largest with its sign of v",
-        title="median of the starts",
-    )
-    by_number.set(xlabel=r"$\max_j \int g_j^2\,dt\,/\,\varepsilon$", title=r"every start and $\varepsilon$")
+    label = "1 - margin / largest with its sign of v"
+    panel(by_epsilon, r"AdaGrad's $\varepsilon$", label, "median of the starts")
+    panel(by_number, r"$\max_j \int g_j^2\,dt\,/\,\varepsilon$", None, r"every start and $\varepsilon$")
     for axes, place in ((by_epsilon, "lower left"), (by_number, "lower right")):
         axes.set(xscale="log", yscale="log")
-        axes.grid(color="0.92")
         axes.legend(fontsize=8, frameon=False, loc=place)
 
 
@@ -113,7 +109,6 @@ def angles_of_decision(directions):
 
     The circle is cut opposite to their mean, so that no two near ones are told apart by 360 degrees.
     """
-    normals = [np.sign(w[:, 2:]) * w[:, :2] for w in directions]
-    mean = np.arctan2(*np.nansum(np.concatenate(normals), axis=0)[::-1])
-    turned = [(np.arctan2(n[:, 1], n[:, 0]) - mean + np.pi) % (2 * np.pi) - np.pi for n in normals]
-    return [np.degrees(mean + angle) for angle in turned]
+    normals = [normal(w) for w in directions]
+    mean = np.nansum(np.concatenate(normals), axis=0)
+    return [angle_of(n, mean) for n in normals]

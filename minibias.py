@@ -13,7 +13,7 @@ from autograd.core import make_vjp
 from checks import as_parameters, as_runs, check_model, check_separates
 from datasets import check_data, classes
 from losses import LOSSES
-from pieces import Margins, nearest, smooth
+from pieces import Margins, nearest, norm, smooth
 from solvers import NotSeparable, largest_linf_margin, least_norm, nearest_point  # noqa: F401 (theirs)
 
 
@@ -204,11 +204,6 @@ def alignment(w, h, u):
     """
     root = np.sqrt(h)
     return -(w * u).sum(-1) / (norm(w / root) * norm(root * u))
-
-
-def norm(a):
-    """Euclidean length over the last axis."""
-    return np.sqrt((a * a).sum(-1))
 
 
 def unit(a):

@@ -28,8 +28,8 @@ PROBLEMS = {}  # what this process has made of the images it works on
 
 
 def rates(optimizers, lr=None):
-    """A dict of learning rates: lr for all, by default 0.0002 for GD and 0.01 for the others."""
-    return {name: lr or {"gd": 0.0002}.get(name, 0.01) for name in optimizers}
+    """A dict of learning rates: lr itself, or lr for all, or by default 0.0002 for GD and 0.01 for others."""
+    return lr if isinstance(lr, dict) else {name: lr or {"gd": 0.0002}.get(name, 0.01) for name in optimizers}
 
 
 def margin(optimizers=None, eps=1e-5, steps=400, **settings):
@@ -92,7 +92,7 @@ def study(
     went wrong}.
     """
     images = read_images(SHIPPED, train, test) if images is None else images
-    lr = lr if isinstance(lr, dict) else rates({optimizer for optimizer, _ in keys}, lr)
+    lr = rates({optimizer for optimizer, _ in keys}, lr)
     shared = {"steps": steps, "loss": loss, "b": b, "momentum": momentum, "width": tuple(width)}
     stamp = fingerprint(name, shared, keys, lr, seed, seeds, flow, images.scale, *images[:4])
     shared |= {"images": images, "stamp": stamp.hex(), "form": "discrete", "start": None}
@@ -104,12 +104,12 @@ def study(
         for k in range(seed, seed + seeds)
     }
     states = resume(train_run, tasks, folder, stamp, jobs, dask, fresh, report)
-    results = [result(task, states[name]) for name, task in tasks.items()]
     if flow:
         separated = [name for name in tasks if states[name]["rows"][-1][2] > 0]
         late = {f"{name}-flow": tasks[name] | {"form": "flow", "start": states[name]} for name in separated}
         states |= resume(train_run, late, folder, stamp, jobs, dask, fresh, report)
-        results += [result(task, states[name]) for name, task in late.items()]
+        tasks |= late
+    results = [result(task, states[name]) for name, task in tasks.items()]
     verdicts = [a for pair in pairs for form in ("discrete", "flow") for a in answers(results, form, *pair)]
     return {"results": results, "answers": verdicts, "remarks": list(remarks(states))}
 
@@ -117,16 +117,11 @@ def study(
 def remarks(states):
     """A line for each run that overflowed or does not separate the training images."""
     for name, state in states.items():
+        after = f"after {state['steps']} steps"
         if state["overflow"][0]:
-            yield (
-                f"{name}: overflow after {state['steps']} steps, the next one is beyond the precision; "
-                "a smaller --lr helps"
-            )
+            yield f"{name}: overflow {after}, the next one is beyond the precision; a smaller --lr helps"
         elif not name.endswith("-flow") and state["rows"][-1][2] <= 0:
-            yield (
-                f"{name}: does not separate the training images after {state['steps']} steps; "
-                "more --steps or another --lr help"
-            )
+            yield f"{name}: does not separate the training images {after}; more --steps or another --lr help"
 
 
 def train_run(task, saved, seconds):
@@ -157,9 +152,9 @@ def train_run(task, saved, seconds):
             aligned = [alignment(w, h, state.u)[0] for h in (state.h, np.ones_like(state.h))]
         rows.append((state.steps, state.log_loss[0], q.min(), *good, *aligned))
 
-    rows, spent = (list(saved["rows"]), float(saved["seconds"])) if saved else ([], 0.0)
+    rows, spent = [], 0.0
     if saved:
-        state = restored(saved)
+        state, rows, spent = restored(saved), list(saved["rows"]), float(saved["seconds"])
     elif flow:
         state = restored(task["start"])
         log_loss, u = problem.gradient(state.w)  # in the higher precision
@@ -180,14 +175,10 @@ def train_run(task, saved, seconds):
         level = min(1.1 * lowest, lowest - 1) if flow else lowest - 0.5
         if not state.alive[0] or log_loss <= level or (not flow and state.steps in recorded):
             record()  # often enough to see where log L falls through a level for the first time
+    finished, rows = not state.alive[0], np.array(rows).reshape(-1, len(RECORDS))
     share = np.clip(state.log_loss[0] / FLOW_END, 0, 1) if flow else state.steps / task["steps"]
-    done = not state.alive[0]
-    return state._asdict() | {
-        "rows": np.array(rows).reshape(-1, len(RECORDS)),
-        "seconds": spent,
-        "done": done,
-        "share": 1.0 if done else share,
-    }
+    share = 1.0 if finished else share
+    return state._asdict() | {"rows": rows, "seconds": spent, "done": finished, "share": share}
 
 
 def restored(checkpoint):
@@ -262,13 +253,12 @@ def answers(results, form, claim, larger, smaller):
         return []
     common, rows = common_level(groups[0] + groups[1]), []
     for metric in ("margin", "test_accuracy"):
-        for at in (f"{form} form, last step", f"{form} form, log L = {common:.4g}"):
-            level = -math.inf if at.endswith("step") else common
+        for level, at in ((-math.inf, "last step"), (common, f"log L = {common:.4g}")):
             by_seed = [{r["seed"]: at_level(r, metric, level) for r in group} for group in groups]
             differences = np.array([by_seed[0][seed] - by_seed[1][seed] for seed in seeds])
             name, error = verdict(differences)
-            named = f"{claim}: {metric.replace('_', ' ')}"
-            about = {"claim": named, "at": at, "form": form, "metric": metric}
+            about = {"claim": f"{claim}: {metric.replace('_', ' ')}", "at": f"{form} form, {at}"}
+            about |= {"form": form, "metric": metric}
             about |= {"larger": larger, "smaller": smaller, "seeds": seeds, "differences": differences}
             error = error if math.isfinite(error) else None
             rows.append(about | {"mean": differences.mean(), "standard_error": error, "answer": name})
@@ -282,24 +272,19 @@ def summarise(results):
     margin. <w, u> is -D Σ p_i q_i whatever they are, while u = -Σ p_i ∂q_i is shortest where they are in
     balance: a swing lowers the cosine, and what is largest is nearest to that of the flow itself.
     """
-    levels = {
-        form: common_level([r for r in results if r["form"] == form]) for form in {r["form"] for r in results}
-    }
     rows = []
     for key in dict.fromkeys((r["optimizer"], r["eps"], r["form"]) for r in results):
         group = [r for r in results if (r["optimizer"], r["eps"], r["form"]) == key]
-        row = dict(zip(("optimizer", "eps", "form"), key)) | {"level": levels[key[2]]}
+        level = common_level([r for r in results if r["form"] == key[2]])
+        row = dict(zip(("optimizer", "eps", "form"), key)) | {"level": level}
         row |= {name: np.array([r[name][-1] for r in group], float) for name in RECORDS}
         if key[2] == "flow":
             aligned = {name: [np.fmax.reduce(r[name].astype(float)) for r in group] for name in ALIGNED}
             row |= {name: np.array(values) for name, values in aligned.items()}
-        row |= {
-            f"{name}_same": np.array([at_level(r, name, row["level"]) for r in group])
-            for name in ("margin", "test_accuracy")
-        }
-        row["separates"] = max(
-            r["step"][np.argmax(r["margin"] > 0)] if r["margin"][-1] > 0 else math.inf for r in group
-        )
+        for name in ("margin", "test_accuracy"):
+            row[f"{name}_same"] = np.array([at_level(r, name, level) for r in group])
+        first = [r["step"][np.argmax(r["margin"] > 0)] if r["margin"][-1] > 0 else math.inf for r in group]
+        row["separates"] = max(first)
         row["seconds"] = np.mean([r["seconds"] for r in group])
         rows.append(row)
     return rows

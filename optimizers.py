@@ -198,7 +198,7 @@ def move(problem, state, w, **new):
 
 def choose(runs, new, old):
     """The state that is `new` for the `runs` (runs,) and `old` for the others."""
-    pick = lambda a, b: np.where(runs.reshape(-1, *[1] * (a.ndim - 1)), a, b) if np.ndim(a) else a  # noqa: E731
+    pick = lambda a, b: np.where(runs.reshape(-1, *[1] * (a.ndim - 1)), a, b) if np.ndim(a) else a
     return State(*map(pick, new, old))
 
 

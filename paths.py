@@ -64,15 +64,14 @@ def path(problem, conditioner, w0, predicted):
     Returns w and h (levels, 3), the `distance` (levels,) of w's direction to the predicted one, and that; and
     h on the whole `way`, with `at` (levels,), where on it the levels are.
     """
-    done = lambda state: state.log_loss <= AT_REST  # noqa: E731
+    done = lambda state: state.log_loss <= AT_REST
     states = list(trajectory(Flow(problem, conditioner), start(problem, conditioner, w0), done))
     fallen, way = np.array([-state.log_loss[0] for state in states]), np.array([s.h[0] for s in states])
     at = np.array([(fallen >= min(level, -AT_REST)).argmax() for level in LEVELS])
-    w, late = [], states[-1].w
-    for level, k in zip(LEVELS, at):
-        if level > -AT_REST:
-            late, _ = ascend(problem, late, states[-1].h, level, growth=LEVELS[1] / LEVELS[0])
-        w.append(late[0] if level > -AT_REST else states[k].w[0])
-    distance = norm(unit(np.array(w)) - predicted)
-    found = {"w": np.array(w), "h": way[at], "distance": distance, "predicted": predicted}
+    w, late = [states[k].w for k in at[LEVELS <= -AT_REST]], states[-1].w
+    for level in LEVELS[len(w) :]:
+        late, _ = ascend(problem, late, states[-1].h, level, growth=LEVELS[1] / LEVELS[0])
+        w.append(late)
+    w = np.concatenate(w)
+    found = {"w": w, "h": way[at], "distance": norm(unit(w) - predicted), "predicted": predicted}
     return found | {"way": way, "at": at}

@@ -167,7 +167,7 @@ def nearest(functions, h, centre, w, level, rounds=20):
         new = np.maximum(new - multipliers * (1 - q / level), 0)  # without the share of the added term
         multipliers = np.where(going[:, None], new, multipliers)
         # in both norms: if h spans many orders of magnitude, one coordinate is nearly all of v, another of w
-        size = np.maximum(length(step) / length(v), length(root * step) / length(root * v))
+        size = np.maximum(norm(step) / norm(v), norm(root * step) / norm(root * v))
         rounding = (size < 1e-7) & (size > 0.3 * last)  # two pieces of a fading unit are told apart no better
         found |= going & ((size < 1e-13) | rounding)
         if (found | lost).all():
@@ -183,7 +183,7 @@ def least_norms(A, b, active, wanted):
     right if μ >= 0 and A z >= b; the `wanted` runs (runs,) where it is not are solved one by one.
     Returns z (runs, p), μ (runs, M), and `possible` (runs,), which is false where no z meets A z >= b.
     """
-    lengths = length(A)
+    lengths = norm(A)
     lengths = np.where(lengths > 0, lengths, 1)
     A, b = A / lengths[..., None], b / lengths
     # the active rows alone, in front; pieces of a faded unit are nearly the same, so that A A^T will not do
@@ -220,6 +220,6 @@ def product(A, x):
     return (A @ x[..., None])[..., 0]
 
 
-def length(x):
+def norm(a):
     """Euclidean length over the last axis."""
-    return np.sqrt((x * x).sum(-1))
+    return np.sqrt((a * a).sum(-1))

@@ -15,15 +15,7 @@ import threading
 import time
 import uuid
 import warnings
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    BrokenExecutor,
-    CancelledError,
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    wait,
-)
+from concurrent import futures
 from contextlib import contextmanager
 from importlib.metadata import version
 
@@ -53,9 +45,8 @@ def prepare(out, *names):
                 leftover.unlink(missing_ok=True)
         write(out / "probe", lambda path: path.write_bytes(b"")).unlink()
     except OSError as problem:
-        raise OSError(
-            f"{out}: expected a folder that can be written in, but {problem.strerror or problem}"
-        ) from None
+        why = problem.strerror or problem
+        raise OSError(f"{out}: expected a folder that can be written in, but {why}") from None
     for name in names:
         if (out / name).is_dir():
             raise OSError(f"{out / name} is a folder, expected a file or nothing there")
@@ -160,11 +151,11 @@ def begin_worker(parent, words):
     threading.Thread(target=watch, daemon=True).start()
 
 
-class Here(Executor):
+class Here(futures.Executor):
     """Runs every call at once, in this process."""
 
     def submit(self, call, *args):
-        future = Future()
+        future = futures.Future()
         future.set_result(call(*args))
         return future
 
@@ -193,7 +184,7 @@ def executor(jobs, tasks, dask=None, hear=lambda word: None):
                     client.upload_file(str(pathlib.Path(__file__).with_name(name)))
                 client.run(keep_freed_memory)
                 yield client.get_executor(), tasks
-        except (distributed.KilledWorker, CancelledError) as problem:
+        except (distributed.KilledWorker, futures.CancelledError) as problem:
             raise OSError(f"the Dask cluster {dask} lost a task: {problem or 'cancelled'}") from None
         except ImportError as problem:
             raise OSError(f"the Dask workers lack a package: {problem}") from None
@@ -208,7 +199,7 @@ def executor(jobs, tasks, dask=None, hear=lambda word: None):
         count, words, over = min(jobs, tasks), spawn.SimpleQueue(), threading.Event()
         threading.Thread(target=listen, args=(words, hear, over), daemon=True).start()
         try:
-            with ProcessPoolExecutor(count, spawn, begin_worker, (os.getpid(), words)) as pool:
+            with futures.ProcessPoolExecutor(count, spawn, begin_worker, (os.getpid(), words)) as pool:
                 try:
                     yield pool, count
                 except KeyboardInterrupt:
@@ -218,7 +209,7 @@ def executor(jobs, tasks, dask=None, hear=lambda word: None):
                 except Exception:
                     pool.shutdown(cancel_futures=True)  # else it would go on with what waits
                     raise
-        except BrokenExecutor:
+        except futures.BrokenExecutor:
             raise OSError(
                 "a worker process was killed, perhaps for want of memory; fewer --jobs need less"
             ) from None
@@ -239,7 +230,7 @@ def spread(job, tasks, jobs, report=silent):
     report(shares, word) hears the share of every task that is done, as in `resume`, and what a job may `say`.
     """
     results = []
-    shares = lambda: [1.0] * len(results) + [0.0] * (len(tasks) - len(results))  # noqa: E731
+    shares = lambda: [1.0] * len(results) + [0.0] * (len(tasks) - len(results))
     with executor(jobs, len(tasks), hear=lambda word: report(shares(), word)) as (pool, at_once):
         report(shares())
         # pool.map would cancel what waits at Ctrl-C, and the pool's thread then fails to end what it has sent
@@ -257,11 +248,10 @@ def fingerprint(*parts):
     """
     digest = hashlib.sha256()
     for part in (versions(), *parts):
-        text = (
-            f"{part.dtype}{part.shape}" if isinstance(part, np.ndarray) else json.dumps(part, sort_keys=True)
-        )
+        array = isinstance(part, np.ndarray)
+        text = f"{part.dtype}{part.shape}" if array else json.dumps(part, sort_keys=True)
         digest.update(len(text).to_bytes(8, "big") + text.encode())
-        digest.update(part.tobytes() if isinstance(part, np.ndarray) else b"")
+        digest.update(part.tobytes() if array else b"")
     for name in LIBRARY:
         digest.update(hashlib.sha256(pathlib.Path(__file__).with_name(name).read_bytes()).digest())
     return digest.digest()
@@ -304,7 +294,7 @@ def resume(job, tasks, folder, stamp, jobs, dask=None, fresh=False, report=silen
     states = {name: None if fresh else load_state(folder / name, stamps[name]) for name in tasks}
     waiting = [name for name in tasks if states[name] is None]
     waiting = [name for name in tasks if states[name] and not states[name]["done"]] + waiting
-    shares = lambda: [0.0 if state is None else float(state["share"]) for state in states.values()]  # noqa: E731
+    shares = lambda: [0.0 if state is None else float(state["share"]) for state in states.values()]
     report(shares())
     with executor(jobs, len(waiting), dask if waiting else None) as (pool, at_once):
         under_way = {}
@@ -312,7 +302,7 @@ def resume(job, tasks, folder, stamp, jobs, dask=None, fresh=False, report=silen
             while waiting and len(under_way) < at_once:
                 name = waiting.pop(0)
                 under_way[pool.submit(job, tasks[name], states[name], CHECKPOINT_EVERY)] = name
-            for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+            for future in futures.wait(under_way, return_when=futures.FIRST_COMPLETED).done:
                 name = under_way.pop(future)
                 states[name] = future.result()
                 save_state(folder / name, states[name], stamps[name])

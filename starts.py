@@ -6,7 +6,7 @@ parameters, so that its starts of one length are a sphere, which can be searched
 
 import numpy as np
 
-from limits import CERTIFIED, fate, margin_flow, rest
+from limits import CERTIFIED, margin_flow, rest
 from minibias import certificate, norm, normalised_margin, predict, unit
 from optimizers import GD
 
@@ -28,13 +28,11 @@ def ends(problem, conditioner, w0, lr=1.0):
     their q_min, and `S` (runs, p) the conditioner's sum when the flow is at rest. `status` is "ok", or what
     hinders the run: then its w and margin are NaN.
     """
-    flow, settled = rest(problem, conditioner, w0, lr)
-    status = fate(problem, flow, settled)
+    flow, status = rest(problem, conditioner, w0, lr)
     good = status == "ok"
     w, residual = np.full(flow.w.shape, np.nan), np.full(len(flow.w), np.nan)
-    if good.any():
-        w[good] = unit(margin_flow(problem, flow.w[good], flow.h[good]).w)
-        residual[good] = certificate(problem, w[good], flow.h[good])
+    w[good] = unit(margin_flow(problem, flow.w[good], flow.h[good]).w)
+    residual[good] = certificate(problem, w[good], flow.h[good])
     lost = good & ~(residual <= CERTIFIED)
     status[lost], w[lost] = "still turning", np.nan
     margin = normalised_margin(problem, w)
@@ -43,9 +41,9 @@ def ends(problem, conditioner, w0, lr=1.0):
 
 def kkt_points(problem):
     """The KKT points of the L2 problem that gradient descent finds from thirty starts: (points, p), unit."""
-    flow, settled = rest(problem, GD(), sphere(30))
-    w = flow.w[fate(problem, flow, settled) == "ok"]
-    return distinct(unit(predict(problem, w, np.ones_like(w)))) if len(w) else w
+    flow, status = rest(problem, GD(), sphere(30))
+    w = flow.w[status == "ok"]
+    return distinct(unit(predict(problem, w, np.ones_like(w))))
 
 
 def distinct(w):

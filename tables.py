@@ -60,9 +60,7 @@ def direction(data, results):
     for r in results:
         ok = r["status"] == "ok"
         if r["form"] == "limit" and ok.any():
-            yield from limit(
-                {name: a[ok].astype(float) for name, a in r.items() if name in LIMIT}, r["optimizer"]
-            )
+            yield from limit(r, ok)
     for r in results:
         about = f"{r['optimizer']}, {r['form']}:"
         for status in sorted(set(r["status"]) - {"ok"}):
@@ -75,20 +73,13 @@ def direction(data, results):
         yield "no run separates the data, so the theorem says nothing about them"
 
 
-LIMIT = (
-    "direction_error",
-    "kkt_residual",
-    "kkt_residual_unweighted",
-    "kkt_residual_one_gradient",
-    "kinks",
-    "log10_log_inverse_loss",
-)
-
-
-def limit(found, optimizer):
-    """What the certified limits of an optimizer say, from arrays over its runs, NaN without prediction."""
-    error, residual, unweighted, one, kinks, far = (found[name] for name in LIMIT)
-    predicted = np.isfinite(error)
+def limit(r, ok):
+    """What the limits in a result say of the runs that are `ok`, which have a certified one."""
+    numbers = lambda *names: [r[name][ok].astype(float) for name in names]
+    error, kinks, far = numbers("direction_error", "kinks", "log10_log_inverse_loss")
+    residuals = "kkt_residual", "kkt_residual_unweighted", "kkt_residual_one_gradient"
+    residual, unweighted, one_gradient = numbers(*residuals)
+    optimizer, predicted = r["optimizer"], np.isfinite(error)
     said = f"direction error at most {error[predicted].max():.1e}" if predicted.any() else "no prediction"
     if 0 < predicted.sum() < len(error):
         said += f" ({predicted.sum()} of {len(error)} predicted)"
@@ -99,7 +90,7 @@ def limit(found, optimizer):
     if kinks.any():
         yield (
             f"{optimizer}, limit: {np.count_nonzero(kinks)} of {len(kinks)} runs on kinks, where one "
-            f"gradient per sample leaves a residual of {np.median(one[kinks > 0]):.1e}, median"
+            f"gradient per sample leaves a residual of {np.median(one_gradient[kinks > 0]):.1e}, median"
         )
     yield f"{optimizer}, limit: reached at log 1/L up to 10^{far.max():.0f}"
 
@@ -110,7 +101,7 @@ def claims(rows):
         found = f"{measured:>10} {row['relation']} {row['bound']:<7g}"
         yield f"{verdict:9} {row['id']:34} {found} {row['statement']}"
     yield summary_of_claims(rows)
-    if any(row["kind"] == "theorem" and not row["holds"] for row in rows):
+    if failing(rows):
         why = "with others, finite steps may not be enough for one"
         yield f"the bounds are meant for the default flags; {why}"
 
@@ -121,8 +112,13 @@ def judged(row):
     return verdict, "undefined" if row["measured"] is None else f"{row['measured']:.3g}"
 
 
+def failing(rows):
+    """The theorems that fail, by their ids."""
+    return [row["id"] for row in rows if row["kind"] == "theorem" and not row["holds"]]
+
+
 def summary_of_claims(rows):
-    failed = [row["id"] for row in rows if row["kind"] == "theorem" and not row["holds"]]
+    failed = failing(rows)
     hold = sum(row["holds"] for row in rows)
     fail = f"{len(failed)} theorem{'s' * (len(failed) != 1)} fail"
     return " ".join([f"{len(rows)} claims, {hold} hold, {fail}", *failed])
@@ -130,7 +126,7 @@ def summary_of_claims(rows):
 
 def claims_in_markdown(rows, versions):
     """The claims as the table of docs/claims.md, the same statement about several optimizers together."""
-    about = lambda row: re.split(rf"\.(?:{'|'.join(CONDITIONERS)})\b", row["id"])[0]  # noqa: E731
+    about = lambda row: re.split(rf"\.(?:{'|'.join(CONDITIONERS)})\b", row["id"])[0]
     order = list(dict.fromkeys(map(about, rows)))
     yield "<!-- the table: from here on this page is results/claims.md -->"
     made = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "matplotlib")
@@ -204,9 +200,8 @@ def crossover(found):
         before = r["distance_linf"][np.searchsorted(r["log_inverse_loss"], half)]
         yield f"{about} {before:>21.4f} {at:>20} {r['distance_l2'][-1]:>26.4f}"
     for optimizer, slope in found["slopes"].items():
-        yield (
-            f"{optimizer}: crossing against log 1/ε, slope {'undefined' if slope is None else f'{slope:.3f}'}"
-        )
+        shown = "undefined" if slope is None else f"{slope:.3f}"
+        yield f"{optimizer}: crossing against log 1/ε, slope {shown}"
     if any(r["status"] == "ok" and r["crossing"] is None for r in results):
         yield "none: the run was never nearer to ℓ∞, or still is at its end"
 

@@ -13,9 +13,10 @@ from autograd.core import make_vjp
 from cases import LEVELS, rate, row
 from datasets import default_data, exclusive_or, three_classes
 from limits import Project, begin
-from minibias import norm, predict, unit
+from minibias import certificate, norm, predict, unit
 from models import MLP, Linear
 from optimizers import Flow, follow
+from pieces import kinks
 
 PROOF, THEOREM, EXTENSIONS = "Proof Sketch", "Main Theorem", "Extensions"
 LYU = "Related Work: Lyu and Li (2019)"
@@ -63,8 +64,7 @@ def h_of_adagrad_converges(case):
     text = "relative change of h from log L = -25 to -50, largest"
     yield row(f"h_exists.flow.{case}", PROOF, text, case.settled.max(), "<=", 1e-8)
     # S would have to reach 1e12, as it does in the end if h tends to 0
-    text = "smallest component of h_∞"
-    yield row(f"h_positive.flow.{case}", PROOF, text, case.flow.h.min(), ">=", 1e-6)
+    yield row(f"h_positive.flow.{case}", PROOF, "smallest component of h_∞", case.flow.h.min(), ">=", 1e-6)
     # g_t² ~ 1/t² makes the ratio 1/2, a divergent sum of 1/t would make it 1: three quarters is between
     early, now, late = (case.snapshots[t].h ** -2 for t in (2500, 5000, 10_000))
     with np.errstate(invalid="ignore"):  # 0/0 if h does not move
@@ -77,7 +77,7 @@ def h_becomes_isotropic(case):
     """Slide "Proof Sketch": for RMSProp and Adam h_∞ is 1/√ε in every component."""
     if case.optimizer not in ("rmsprop", "adam"):
         return
-    gap = lambda state: np.abs(state.h * np.sqrt(case.conditioner.eps) - 1).max(-1)  # noqa: E731
+    gap = lambda state: np.abs(state.h * np.sqrt(case.conditioner.eps) - 1).max(-1)
     # S has relaxed to g² ~ e^-100 by then: what is left is rounding
     text = "|h sqrt(ε) - 1| at log L = -50, largest"
     yield row(f"h_isotropic.flow.{case}", PROOF, text, gap(case.flow).max(), "<=", 1e-8)
@@ -108,7 +108,7 @@ def v_obeys_an_adaptive_gradient_flow(case):
     L_dt = np.exp(now.log_loss + now.log_t) * np.expm1(then.log_t - now.log_t)
     left, v = (then.w - now.w) / root / L_dt[:, None], now.w / root
     # and the right one by central differences of log L̃, where L̃(v) = L(h_∞^1/2 ⊙ v)
-    log_loss = lambda v: problem.gradient(root * v)[0]  # noqa: E731
+    log_loss = lambda v: problem.gradient(root * v)[0]
     change = [log_loss(v + tiny * e) - log_loss(v - tiny * e) for e in np.eye(problem.model.size)]
     right = -now.h / case.flow.h * np.stack(change, -1) / (2 * tiny)
     # differences and a step of the flow of 1e-6 are good to about 1e-9
@@ -119,8 +119,7 @@ def v_obeys_an_adaptive_gradient_flow(case):
 def beta_tends_to_one(case):
     """Slide "Proof Sketch": β tends to 1, and d log β / dt is Lebesgue integrable."""
     # what is left to change is of the order e^-25 = 1e-11
-    text = "|β - 1| at log L = -25, largest"
-    yield row(f"beta_to_one.{case}", PROOF, text, case.settled.max(), "<=", 1e-8)
+    yield row(f"beta_to_one.{case}", PROOF, "|β - 1| at log L = -25, largest", case.settled.max(), "<=", 1e-8)
     # the same e^-25; a variation that diverged would go on at its pace
     change = case.late * np.abs(np.diff(np.log(case.path.h), axis=0)).max(-1)
     text = "total variation of log β after log L = -25, largest"
@@ -152,7 +151,7 @@ def kkt_defects_tend_to_zero(case):
 
 def limit_is_a_kkt_point(case):
     """Slide "Main Theorem": any limit point of the parameter direction w / ||w|| is a KKT point."""
-    residual = case.residual(case.problem, case.end, case.flow.h)
+    residual = case.residual(case.end, case.flow.h)
     # the margin flow ends at rounding; 1e-6 is what a limit of any model is held to
     text = f"the limit's KKT residual for the {case.weighting} problem, largest"
     yield row(f"kkt.{case}", LYU if case.optimizer == "gd" else THEOREM, text, residual.max(), "<=", 1e-6)
@@ -176,24 +175,25 @@ def limit_is_a_kkt_point(case):
 
 def networks_tend_to_kkt_points(case):
     """Slide "Main Theorem": the same for any network, with Clarke's subdifferential at kinks."""
-    eight = case.followed(MLP((2, 8, 1)), default_data(case.seed), 10)
+    eight = case.followed(MLP((2, 8, 1)), default_data(case.seed))
     # a limit that was not reached counts as infinitely far, and two of ten may be
     residual, said = eighth(eight.residual)
     text = f"eight neurons: the limit's KKT residual, eighth smallest of ten runs ({said})"
     yield row(f"network.{case}", THEOREM, text, residual, "<=", 1e-6)
-    four = case.followed(MLP((2, 4, 1)), exclusive_or(), 10, starts=40)
+    four = case.followed(MLP((2, 4, 1)), exclusive_or(), starts=40)
     residual, said = eighth(four.residual)
-    text = f"exclusive or, four neurons: the same ({said}; {np.count_nonzero(four.kinks)} of them on kinks)"
+    on_kinks = np.count_nonzero(kinks(four.problem, four.w))
+    text = f"exclusive or, four neurons: the same ({said}; {on_kinks} of them on kinks)"
     yield row(f"kinks.{case}", THEOREM, text, residual, "<=", 1e-6)
     # one gradient of many says little at a kink: this is far from what any limit is held to
+    one_gradient = certificate(four.problem, four.w, four.weights, kinks=False)
     text = "the same limits with one gradient per sample, median"
-    yield row(f"kinks.needed.{case}", THEOREM, text, np.median(four.one_gradient), ">=", 0.05)
+    yield row(f"kinks.needed.{case}", THEOREM, text, np.median(one_gradient), ">=", 0.05)
     if case.optimizer == "adagrad":
         # float64 ends at e^-745: the loss itself could not be followed to there
         text = "eight neurons: log10 of log 1/L from which on the direction is within 1e-3 of its limit"
         text += ", median"
-        far = np.median(eight.settles_at)
-        yield row(f"slow.{case}", THEOREM, text, far, ">=", 20, "observation")
+        yield row(f"slow.{case}", THEOREM, text, np.median(eight.settles_at), ">=", 20, "observation")
 
 
 def eighth(residuals):
@@ -205,7 +205,7 @@ def eighth(residuals):
 
 def several_classes(case):
     """Slide "Extensions": the same for several classes, whose constraints are Φ_{y_i} - Φ_j >= 1."""
-    linear = case.followed(Linear(2, 3), three_classes(case.seed), 10)
+    linear = case.followed(Linear(2, 3), three_classes(case.seed))
     # both are exact to rounding, since the constraints are linear
     text = f"three classes, linear: the limit's KKT residual for the {case.weighting} problem, largest"
     yield row(f"several.kkt.{case}", EXTENSIONS, text, linear.residual.max(), "<=", 1e-6)
@@ -213,7 +213,7 @@ def several_classes(case):
     error = norm(unit(linear.w) - unit(predict(linear.problem, linear.w, linear.h)))
     yield row(f"several.predicted.{case}", EXTENSIONS, text, error.max(), "<=", 1e-6)
     # as for two classes
-    five = case.followed(MLP((2, 5, 3)), three_classes(case.seed), 10)
+    five = case.followed(MLP((2, 5, 3)), three_classes(case.seed))
     residual, said = eighth(five.residual)
     text = f"three classes, five neurons: the limit's KKT residual, eighth smallest of ten runs ({said})"
     yield row(f"several.network.{case}", EXTENSIONS, text, residual, "<=", 1e-6)
@@ -223,7 +223,7 @@ def discrete_update_heads_for_a_kkt_point(case):
     """Slide "Main Theorem": the same for the discrete form."""
     last = max(case.snapshots)
     decades = [case.snapshots[t] for t in (last // 100, last // 10, last)]
-    residuals = [np.nanmedian(case.residual(case.problem, state.w, state.h)) for state in decades]
+    residuals = [np.nanmedian(case.residual(state.w, state.h)) for state in decades]
     # log 1/L grows like log t, too slowly for more than that the residual falls
     ratio = max(late / early for early, late in pairwise(residuals))
     text = "KKT residual of the discrete update, median, over that ten times earlier, "

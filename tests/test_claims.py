@@ -209,8 +209,8 @@ def test_risks_of_gradient_flow_and_ridge_against_the_estimators_themselves(n, p
     """β̂ = A y, with A from a method of order 4 on dA/dt = Xᵀ(I - X A)/n, and from the normal equations."""
     rng = np.random.default_rng(n)
     X, beta, sigma, A, dt = rng.normal(size=(n, p)), rng.normal(size=p), 0.7, np.zeros((p, n)), 0.01
-    risk = lambda A: (((A @ X - np.eye(p)) @ beta) ** 2).sum() + sigma**2 * (A**2).sum()  # noqa: E731
-    rate = lambda A: X.T @ (np.eye(n) - X @ A) / n  # noqa: E731
+    risk = lambda A: (((A @ X - np.eye(p)) @ beta) ** 2).sum() + sigma**2 * (A**2).sum()
+    rate = lambda A: X.T @ (np.eye(n) - X @ A) / n
     for step in range(1, 1001):
         a = rate(A)
         b = rate(A + dt / 2 * a)

@@ -432,7 +432,7 @@ def test_a_long_flow_says_its_log_loss():
     heard = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("runs.SAY_EVERY", -1.0)
-        hear = lambda shares, word="": heard.append(word)  # noqa: E731
+        hear = lambda shares, word="": heard.append(word)
         experiments.direction(("gd",), ("flow",), runs=2, report=hear)
         experiments.crossover(("adam",), (1e-5, 1e-3), report=hear)
     assert any(re.fullmatch(r"GD at log L = -4\d\.\d+ after \d+ steps", word) for word in heard)
@@ -588,7 +588,7 @@ def test_ctrl_c_ends_a_command_and_its_workers_at_once(tmp_path, seconds):
     while len(workers := children.read_text().split()) < 3:  # two and the resource tracker
         assert process.poll() is None
         time.sleep(0.01)
-    loaded = lambda pid: "numpy" in pathlib.Path(f"/proc/{pid}/maps").read_text()  # noqa: E731
+    loaded = lambda pid: "numpy" in pathlib.Path(f"/proc/{pid}/maps").read_text()
     while sum(map(loaded, workers)) < 2:
         assert process.poll() is None
         time.sleep(0.01)

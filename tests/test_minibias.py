@@ -497,7 +497,7 @@ def test_approximate_kkt_is_its_formula(loss, model):
     problem, w, h = Problem(model, x, y, loss), np.array(w), 10 ** rng.uniform(-1, 1, (1, model.size))
     q, G, root = problem.margins(w)[0], problem.jacobian(w)[0], np.sqrt(h[0])
     assert q.min() > 0
-    L = lambda q: np.exp(problem.weights(q[None])[0][0])  # noqa: E731
+    L = lambda q: np.exp(problem.weights(q[None])[0][0])
     pull = -np.array([(L(q + 1e-6 * e) - L(q - 1e-6 * e)) / 2e-6 for e in np.eye(len(q))])
     scale = q.min() ** (-1 / model.degree)
     v, G = scale * w[0] / root, scale ** (model.degree - 1) * G

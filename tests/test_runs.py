@@ -160,7 +160,7 @@ def talk(task):
 @pytest.mark.parametrize("jobs", (1, 2))
 def test_what_a_job_says_on_its_way_reaches_the_report_once_a_second_at_most(jobs):
     heard = []
-    hear = lambda shares, word="": heard.append((len(shares), word))  # noqa: E731
+    hear = lambda shares, word="": heard.append((len(shares), word))
     assert runs.spread(talk, ["a", "b"], jobs, hear) == ["a", "b"]
     words = {word for _, word in heard}
     assert {number for number, _ in heard} == {2} and "too soon" not in words
