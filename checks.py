@@ -3,10 +3,35 @@
 Each check raises ValueError with a sentence that says what is wrong and what is expected.
 """
 
+import numbers
+
 import numpy as np
 from autograd.core import make_vjp
 
 METHODS = ("add", "relax", "inverse_square", "inverse_square_at_0", "longest")
+
+
+def check_positive(**values):
+    """Whether each value is a finite number above 0."""
+    for name, value in values.items():
+        if not (isinstance(value, numbers.Real) and 0 < value < np.inf):
+            raise ValueError(f"{name} must be a finite number above 0, not {value!r}")
+
+
+def check_counts(**values):
+    """Whether each value is a whole number from 1 on."""
+    for name, value in values.items():
+        if not (isinstance(value, numbers.Integral) and value >= 1):
+            raise ValueError(f"{name} must be a whole number from 1 on, not {value!r}")
+
+
+def chosen(about, names, known):
+    """Some of the `known` names as a list: None is all of them, and a string is one."""
+    names = list(known) if names is None else [names] if isinstance(names, str) else list(names)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{about} must be some of {', '.join(known)}, not {name!r}")
+    return names
 
 
 def as_parameters(model, w):
@@ -34,15 +59,28 @@ def as_runs(model, w, h=None):
 def check_separates(q):
     """Whether the margins q (runs, N) of every run are positive."""
     for run in np.flatnonzero(~(q.min(-1) > 0))[:1]:
-        raise ValueError(f"w must separate the data, but the least margin of run {run} is {q[run].min():.3g}")
+        least = f"the least margin of run {run} is {q[run].min():.3g}"
+        raise ValueError(
+            f"w must separate the data, but {least}; keep the runs whose margins are all above 0"
+        )
+
+
+def check_alone(about, alone, together):
+    """Whether the first run's result is the same without the others."""
+    off = np.abs(alone - together[:1]).max() if np.shape(alone) == (1, *together.shape[1:]) else np.inf
+    if off > 1e-3 * np.abs(together).max():
+        raise ValueError(f"{about} mixes the runs: one depends on the others (is an axis=-1 missing?)")
 
 
 def check_model(model, x, outputs):
     """Whether Φ fits x (N, d) and `outputs` (1 or K), and is homogeneous of the degree that it states.
 
-    At two random w and three samples: Φ(2w, x) = 2^D Φ(w, x), and Euler's identity <w, ∂Φ> = D Φ.
+    At two random w and three samples: Φ(2w, x) = 2^D Φ(w, x), Euler's identity <w, ∂Φ> = D Φ, and Φ of one w
+    does not depend on the other.
     """
     about = type(model).__name__
+    if isinstance(model, type):
+        raise ValueError(f"the model must be an object, not the class: {model.__name__}(...)")
     for name in ("size", "degree"):
         if not isinstance(getattr(model, name, None), (int, np.integer)) or getattr(model, name) < 1:
             raise ValueError(f"{about} must have a whole number `{name}`, not {getattr(model, name, None)}")
@@ -65,6 +103,7 @@ def check_model(model, x, outputs):
     size, tolerance = np.abs(phi).max(), 1e-3 if x.dtype == np.float32 else 1e-6
     if not np.isfinite(size):
         raise ValueError(f"{about} must be finite, but its outputs at a random w are not")
+    check_alone(about, model(w[:1], x), phi)
     D = model.degree
     doubled = np.abs(model(2 * w, x) - 2.0**D * phi).max()
     if doubled > tolerance * 2.0**D * size:
@@ -92,7 +131,7 @@ def check_conditioner(conditioner):
     for method in METHODS:
         if not callable(getattr(conditioner, method, None)):
             raise ValueError(f"{about} is no conditioner, it lacks the method {method}; subclass Conditioner")
-    S, g2 = np.array([[0.5, 1.0, 2.0]]), np.array([[1.5, 0.7, 1.1]])
+    S, g2 = np.array([[0.5, 1.0, 2.0], [1.2, 0.4, 3.0]]), np.array([[1.5, 0.7, 1.1], [0.6, 2.0, 0.9]])
     try:
         with np.errstate(divide="ignore", invalid="ignore"):
             check_inverse_square(conditioner, about, S, g2)
@@ -110,6 +149,7 @@ def check_inverse_square(conditioner, about, S, g2):
         raise ValueError(
             f"{about}.inverse_square must be finite, above 0 and as (runs, p): it is h^-2, not h"
         )
+    check_alone(f"{about}.inverse_square", conditioner.inverse_square(S[:1], 5.0), before)
     if (after < before).any():
         raise ValueError(f"{about}.inverse_square must not fall as S grows: it is h^-2, not h or h²")
     at_0 = conditioner.inverse_square_at_0(0 * g2)
@@ -129,6 +169,7 @@ def check_growth(conditioner, about, kind, old, new):
         raise ValueError(f"{about}.add and {about}.relax must return S as (runs, p)")
     if (S != old).any():
         raise ValueError(f"{about}.add and {about}.relax must return a new S, and not change it in place")
+    check_alone(f"{about}.add", conditioner.add(S[:1], new[:1]), sudden + old)
     # what forgets at the rate 1 - b in time forgets 1 - e^-(1-b) at once: up to 1.6 times less
     low, high = (0.99, 1.01) if kind == "a gradient" else (0.5, 2)
     near = (np.abs(sudden) < 1e-12) & (np.abs(slow) < 1e-3) | (sudden * slow > 0)

@@ -20,7 +20,7 @@ def claims(seed=0, eps=1e-5, b=0.9, lr=None, runs=100, jobs=1, losses=None, repo
     """Measure every statement of the slides that a computer can check: a dict of "claims" and "proof".
 
     lr       a dict of learning rates of the discrete update; those that it lacks are 0.1, and 0.001 for gd
-    runs     initialisations of the neuron; networks have ten, or five
+    runs     initialisations of the neuron; networks have ten
     losses   some of LOSSES; None takes all
     jobs     processes; `report` hears how far they are, as in `runs.spread`
 

@@ -72,7 +72,8 @@ def classes(y):
     if len(values) >= 3 and np.array_equal(values, np.arange(len(values))):
         return len(values)
     shown = listed([f"{value:g}" for value in values], 5)
-    expected = "-1 and +1, or every integer 0..K-1 with K >= 3 (in files also 0 and 1, in a .csv also names)"
+    expected = "-1 and +1, or every integer 0..K-1 with K >= 3 (in files also 0 and 1, in a .csv also names"
+    expected += ", in the last column)"
     raise ValueError(f"the labels must be {expected}, both or all present, not {{{shown}}}")
 
 

@@ -12,12 +12,14 @@ if __name__ == "__main__":  # before NumPy is imported
 
 import copy
 import math
+import os
 import time
 from functools import cache
 
 import numpy as np
 
-from datasets import classes, crossover_data, default_data
+from checks import check_counts, check_positive, chosen
+from datasets import check_data, classes, crossover_data, default_data, read_data
 from limits import CERTIFIED, fate, h_settled, margin_path, put
 from minibias import Problem, certificate, norm, normalised_margin, predict, predict_linf, unit
 from models import MLP, Linear
@@ -35,12 +37,21 @@ SMALLEST_EPSILON = 1e-290  # `crossover`: S must be resolved beside ε, and floa
 
 def rates(optimizers, lr=None):
     """A dict of learning rates: lr itself, or lr for all, or by default 0.001 for GD and 0.1 for others."""
-    return lr if isinstance(lr, dict) else {name: lr or {"gd": 0.001}.get(name, 0.1) for name in optimizers}
+    if isinstance(lr, dict):
+        return lr
+    return {name: {"gd": 0.001}.get(name, 0.1) if lr is None else lr for name in optimizers}
 
 
 def flow_rates(optimizers, lr=None):
     """The same for the flow, by default 1 for all: the slides' flow."""
-    return lr if isinstance(lr, dict) else dict.fromkeys(optimizers, lr or 1.0)
+    return lr if isinstance(lr, dict) else dict.fromkeys(optimizers, 1.0 if lr is None else lr)
+
+
+def samples(data, default):
+    """x (N, d) and y (N,) of `data`, which is such a pair, the name of a file, or None for the default."""
+    if isinstance(data, (str, os.PathLike)):
+        return read_data(data)[:2]
+    return default if data is None else check_data(*map(np.asarray, data))
 
 
 def build_model(name, features, outputs, slope=0.5):
@@ -52,7 +63,11 @@ def build_model(name, features, outputs, slope=0.5):
             message = f"the neuron cannot tell {outputs} classes apart, expected --model linear or mlp:WIDTH"
             raise ValueError(message)
         return MLP((features, 1, 1), slope)
-    return MLP((features, *map(int, name.partition(":")[2].split(",")), outputs), slope)
+    kind, _, widths = name.partition(":")
+    widths = widths.split(",")
+    if kind != "mlp" or not all(width.isdecimal() and int(width) for width in widths):
+        raise ValueError(f"the model must be neuron, linear or mlp:WIDTH[,WIDTH...], not {name!r}")
+    return MLP((features, *map(int, widths), outputs), slope)
 
 
 def direction(
@@ -78,8 +93,8 @@ def direction(
     optimizers  names in CONDITIONERS, None for all of them
     forms       some of "discrete", `steps` updates; "flow", until log L <= -50; "limit", where the flow ends
     runs        initialisations, the same for all optimizers
-    model       a name as in `build_model`, with σ's `slope` in [0, 1] below 0
-    data        (x, y), x (N, d) and y (N,); None for the authors' data
+    model       a name as in `build_model`, with σ's `slope` in [0, 1] below 0, or a model of one's own
+    data        (x, y), x (N, d) and y (N,), or the name of a file; None for the authors' data
     constant    whether a feature of ones is appended to x
     lr          a dict optimizer -> learning rate of the discrete form, a number for all, None as in `rates`
     momentum    of the discrete form, in [0, 1)
@@ -87,10 +102,12 @@ def direction(
     optimizer -> the `way` of its runs to their limits, for a neuron of two features}.
     Raises ValueError for values out of range, or a problem too large for "limit".
     """
-    optimizers = list(CONDITIONERS) if optimizers is None else optimizers
-    x, y = default_data(seed) if data is None else data
+    optimizers, forms = chosen("optimizers", optimizers, CONDITIONERS), chosen("forms", forms, FORMS)
+    check_counts(runs=runs, steps=steps)
+    x, y = samples(data, default_data(seed))
     x = np.column_stack([x, np.ones(len(x))]) if constant else x
-    problem = Problem(build_model(model, x.shape[1], classes(y), slope), x, y, loss)
+    model = build_model(model, x.shape[1], classes(y), slope) if isinstance(model, str) else model
+    problem = Problem(model, x, y, loss)
     entries = runs * len(x) * max(1, problem.outputs - 1) * problem.model.size
     if "limit" in forms and entries > LARGEST_JACOBIAN:
         asked = f"runs x samples x parameters = {entries:.2g}"
@@ -224,7 +241,7 @@ def crossover(
     if min(epsilons) < SMALLEST_EPSILON:
         least = f"{SMALLEST_EPSILON:g} or more, what float64 resolves"
         raise ValueError(f"argument --epsilons: expected {least}, not {min(epsilons):g}")
-    x, y = crossover_data() if data is None else data
+    optimizers, (x, y) = chosen("optimizers", optimizers, CONDITIONERS), samples(data, crossover_data())
     problem = Problem(build_model("linear", x.shape[1], classes(y)), x, y, loss)
     predictions = linear_predictions(problem)
     directions = np.stack([predictions[norm]["direction"] for norm in ("linf", "l2")])
@@ -307,15 +324,17 @@ def starts(
 
     For the slide "Discussions": AdaGrad is sensitive to initialization.
     radii     the lengths of the starts; `starts` of them are spread evenly over the sphere of each
-    data      (x, y) of two classes in the plane; None for the authors' data
+    data      as in `direction`, of two classes in the plane
     lr        of the flow: a dict optimizer -> number, a number for all, None for 1, the slides' flow
     Returns {"data", "kkt_points": of the L2 problem, "results": one for each optimizer and radius, "dial":
     one for each ε of AdaGrad and radius}. In the dial `moved` is max_j ∫ g_j² dt / ε, how far h has come from
     GD's, and `ratio` the limit's L2 margin over the largest with its sign of v.
     Raises ValueError for data that are not two classes in the plane.
     """
-    optimizers = list(CONDITIONERS) if optimizers is None else optimizers
-    x, y = default_data(seed) if data is None else data
+    optimizers, radii = chosen("optimizers", optimizers, CONDITIONERS), np.ravel(radii).tolist()
+    check_counts(starts=starts)
+    check_positive(**{f"radius {k}": radius for k, radius in enumerate(radii, 1)})
+    x, y = samples(data, default_data(seed))
     if x.shape[1] != 2 or classes(y) != 1:
         about = f"{x.shape[1]} features and {max(2, classes(y))} classes"
         raise ValueError(f"the map of starts is for two classes in the plane, not for {about}")

@@ -86,7 +86,8 @@ def strips(axes, results, key, label):
         values = key(r)
         spots = place + jitter(len(values), 0.5 / len(forms))
         axes.plot(spots, values, MARKS[r["form"]], color=colour(r["optimizer"]), ms=4, mfc="none", alpha=0.7)
-    axes.set_xticks(range(len(optimizers)), [named(o).replace(" ", "\n") for o in optimizers], fontsize=8)
+    tilt = {"rotation": 25, "ha": "right"} if len(optimizers) > 4 else {}
+    axes.set_xticks(range(len(optimizers)), map(named, optimizers), fontsize=9, **tilt)
     axes.set(ylabel=label, xlim=(-0.6, len(optimizers) - 0.4))
     axes.grid(axis="y", color="0.9")
 
@@ -232,8 +233,8 @@ def claims(proof):
     (time, surrogate), (beta, kkt) = figure.subplots(2, 2)
     for optimizer, m in proof.items():
         log_t, log_loss, margin, h = (m[name] for name in ("log_t", "log_loss", "surrogate", "h"))
-        width = 3.5 if optimizer == "rmsprop" else 1.5  # Adam's line often lies on RMSProp's
-        style = {"color": colour(optimizer), "lw": width}
+        width = {"adagrad": 3.0, "rmsprop": 3.5}.get(optimizer, 1.5)  # GD's and Adam's often lie on theirs
+        style = {"color": colour(optimizer), "lw": width, "zorder": 3 - width / 10}
         time.plot(log_t[1:] / np.log(10), log_loss[1:], **style)
         positive = log_loss < -1
         surrogate.plot(-log_loss[positive], margin[positive] / margin[positive][0], **style)
@@ -258,13 +259,14 @@ def claims(proof):
 def crossover(results, slopes):
     """Distances to both directions along log 1/L, darker for smaller ε, and the crossings against log 1/ε."""
     optimizers, epsilons = groups(results, "optimizer"), list(groups(results, "eps"))
-    figure = Figure(figsize=(4.2 * len(optimizers) + 3.8, 4.4), layout="constrained")
-    *panels, crossings = figure.subplots(1, len(optimizers) + 1)
+    figure = Figure(figsize=(max(6, 4.2 * len(optimizers)), 7.2), layout="constrained")
+    cells = figure.subplot_mosaic([list(optimizers), ["crossings"] * len(optimizers)], height_ratios=(1.3, 1))
+    *panels, crossings = cells.values()
     for axes, (optimizer, mine) in zip(panels, optimizers.items()):
         crossed = [(-np.log(r["eps"]), r["crossing"]) for r in mine if r["crossing"] is not None]
         turned = np.reshape(crossed, (-1, 2)).T
         for r in mine:
-            depth = 1 - 0.55 * epsilons.index(r["eps"]) / (len(epsilons) - 1)
+            depth = 1 - 0.55 * epsilons.index(r["eps"]) / max(1, len(epsilons) - 1)
             shade = 1 - depth * (1 - np.array(to_rgb(colour(optimizer))))
             shown = r["log_inverse_loss"] >= 1
             at, linf, l2 = (r[key][shown] for key in ("log_inverse_loss", "distance_linf", "distance_l2"))
@@ -278,12 +280,12 @@ def crossover(results, slopes):
             axes.plot([], [], dash, color="0.3", ms=5, mec="white", label=label)
         panel(axes, FAR, "distance to max-margin direction", named(optimizer), xscale="log", ylim=(0, None))
         axes.legend(fontsize=8, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17))
-        line = "" if slopes[optimizer] is None else f", slope {slopes[optimizer]:.2f}"
+        line = "" if slopes[optimizer] is None else f", slope {slopes[optimizer]:.2f}".replace("-0.00", "0")
         crossings.plot(*turned, "o", color=colour(optimizer), ms=5, mfc="none", label=named(optimizer) + line)
         if line:
             x, y = turned
             crossings.plot(x, y.mean() + slopes[optimizer] * (x - x.mean()), color=colour(optimizer), lw=1.2)
     title = r"last time nearer to $\ell_\infty$ than to L2"
     panel(crossings, r"$\log 1/\varepsilon$", r"crossing, $\log 1/L$", title)
-    crossings.legend(fontsize=9, frameon=False, loc="upper left")
+    crossings.legend(fontsize=9, frameon=False)
     return figure

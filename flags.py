@@ -89,9 +89,10 @@ def radii(text):
 
 
 def model_name(text):
-    kind, _, widths = text.partition(":")
-    network = kind == "mlp" and all(w.isdecimal() and int(w) for w in widths.split(","))
-    check(network or text in ("neuron", "linear"), "neuron, linear or mlp:WIDTH[,WIDTH...]", text)
+    try:
+        experiments.build_model(text, 1, 1)
+    except ValueError:
+        check(False, "neuron, linear or mlp:WIDTH[,WIDTH...]", text)
     return text
 
 
@@ -140,8 +141,8 @@ Prints a table, writes OUT/direction.json and OUT/direction.png.""",
         description="""\
 Measures every checkable statement of the slides on the authors' data, for all optimizers and both losses.
 Prints a row for each, writes OUT/claims.json, OUT/claims.png and the rows as a page, OUT/claims.md. Exits 1
-if a theorem fails. The bounds are meant for the default flags: with a small --lr, say, the finite number of
-steps may not be enough.""",
+if a theorem fails. It takes about a minute on two cores. The bounds are meant for the default flags: with a
+small --lr, say, the finite number of steps may not be enough.""",
         epilog="example: python experiments.py claims --seed 3",
     )
     common(sub, None, experiments.rates)
@@ -154,7 +155,8 @@ steps may not be enough.""",
 The slides' "Observation of Margin": full-batch training of the four-layer CNN on MNIST with every optimizer
 from the same initialisations. Prints a table and whether RMSProp's and Adam's margin and test accuracy exceed
 AdaGrad's, at the last step and at the same training loss. Writes OUT/margin.json and OUT/margin.png;
-checkpoints in OUT/margin.runs. Killed and started again it goes on from the last checkpoint.""",
+checkpoints in OUT/margin.runs. Killed and started again it goes on from the last checkpoint. It takes about
+two minutes on two cores.""",
         epilog="example: python experiments.py margin --optimizers adagrad,rmsprop --seeds 1 --steps 100",
     )
     image_flags(sub, tuple(CONDITIONERS), 400)
@@ -166,7 +168,8 @@ checkpoints in OUT/margin.runs. Killed and started again it goes on from the las
 The slides' "Effect of ε": full-batch training of the four-layer CNN on MNIST with several ε from the same
 initialisations. Prints a table and whether margin and test accuracy are larger with the largest ε than with
 the smallest, at the last step and at the same training loss. Writes OUT/epsilon.json and OUT/epsilon.png;
-checkpoints in OUT/epsilon.runs. Killed and started again it goes on from the last checkpoint.""",
+checkpoints in OUT/epsilon.runs. Killed and started again it goes on from the last checkpoint. It takes about
+four minutes on two cores.""",
         epilog="example: python experiments.py epsilon --optimizers rmsprop --epsilons 1e-7,1e-5,1e-3 "
         "--seeds 1",
     )
@@ -198,7 +201,7 @@ The slides' "Discussions": AdaGrad is sensitive to initialization. Starts spread
 parameters of a neuron, each with its certified limit under every optimizer. GD's, RMSProp's and Adam's are
 the few KKT points of one problem, though not from the same starts; AdaGrad's are almost as many as its
 starts. Then a dial: from AdaGrad with a small ε to one with a large ε, which is gradient descent.
-Prints a table, writes OUT/starts.json and OUT/starts.png.""",
+Prints a table, writes OUT/starts.json and OUT/starts.png. It takes about a minute on two cores.""",
         epilog="example: python experiments.py starts --radii 1 --starts 500 --data points.csv",
     )
     common(sub, "exp", experiments.flow_rates)

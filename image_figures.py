@@ -43,14 +43,16 @@ def margin(results):
     panel(accuracy, "step", "accuracy (%)", "test solid, training dotted", xscale="log")
     accuracy.set_ylim(max(0, 100 * least - 25), 101)
     panel(fair, FAR, MARGIN, "each seed" + ("; steps solid, flow dashed" if late else ""))
-    for axes in (size, fair):
-        if any(line.get_xdata().size for line in axes.lines):
-            axes.set_yscale("log")
-        else:
-            axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center")
     label = "alignment" + (" (flow: largest so far)" if late else "")
     for axes, what in zip(aligned, ("weighted with $h$", "unweighted")):
         panel(axes, FAR, label, f"{what}; towards 1 at a KKT point", ylim=(None, 1))
+    for axes in (size, fair, *aligned):
+        if not any(line.get_xdata().size for line in axes.lines):
+            said = "nowhere" if axes is size else "no run separates"
+            axes.text(0.5, 0.5, said, transform=axes.transAxes, ha="center")
+            axes.set(xticks=[], yticks=[])
+        elif axes in (size, fair):
+            axes.set_yscale("log")
     for axes in (fair, *aligned) if late else ():
         left = axes.get_xlim()[0]
         axes.set_xscale("symlog", linthresh=10)

@@ -42,9 +42,10 @@ def starts(kkt_points, results, dial):
         row[0].set_ylabel(named(optimizer) + (", margin" if values is margins else ""))
     for k, axes in enumerate(discs[0]):
         axes.set_title(f"radius {radii[k // 2]:g}, ${('v > 0', 'v < 0')[k % 2]}$", fontsize=9)
-    said = "where every start (w, v) ends; $w_1$ to the right, $w_2$ up, $|v|$ towards the centre"
-    others = gd and len(optimizers) > 1
-    top.suptitle(said + ("\nred: the border under GD" if others else ""), fontsize=10)
+    said = ["where every start (w, v) ends;", "$w_1$ to the right, $w_2$ up, $|v|$ towards the centre"]
+    said += ["orange line: the border under GD"] if gd and len(optimizers) > 1 else []
+    lines = said if len(radii) == 1 else [" ".join(said[:2]), *said[2:]]
+    top.suptitle("\n".join(lines), fontsize=10)
     shared = {"ax": discs[: len(optimizers)].ravel().tolist(), "shrink": 0.8, "aspect": 40}
     top.colorbar(discs[0, 0].images[0], label="decision normal of the limit (degrees)", **shared)
     if adagrad:

@@ -138,21 +138,21 @@ def predict(problem, w, h):
     check_separates(problem.margins(w))
     found, runs = np.full(w.shape, np.nan), np.arange(len(w))  # those that still move
     here = scaled(problem, w)
-    before, newton = here, False
+    before, newton = here, np.zeros(len(w), bool)
     for k in range(25):
         if not len(runs):
             break
         # linearisations, each time half way, lead to where Newton's method converges
         with np.errstate(all="ignore"):
-            pieces, rounds = smooth(problem, here, before), 20 if newton else 1
+            pieces, rounds = smooth(problem, here, before), np.where(newton, 20, 1)
             there, solved = nearest(pieces, h[runs], 0 * here, here, 1.0, rounds)
-            there = there if newton else (here + there) / 2
+            there = np.where(newton[:, None], there, (here + there) / 2)
             separates = problem.margins(there).min(-1) > 0
         runs, before, here = runs[separates], here[separates], scaled(problem, there[separates])
         found[runs], moves = here, norm(unit(here) - unit(before))
         on = ~solved[separates] | (moves > 1e-10)
-        runs, before, here = runs[on], before[on], here[on]
-        newton = newton or k >= 15 or moves.max(initial=0) < 1e-2
+        newton = newton[separates] | (moves < 1e-2) | (k >= 15)
+        runs, before, here, newton = runs[on], before[on], here[on], newton[on]
     found[~(certificate(problem, found, h) <= 1e-6)] = np.nan
     return found
 

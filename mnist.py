@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 
+from checks import check_counts, chosen
 from cnn import CNN, Blocks
 from datasets import read_images
 from limits import LateFlow
@@ -29,7 +30,9 @@ PROBLEMS = {}  # what this process has made of the images it works on
 
 def rates(optimizers, lr=None):
     """A dict of learning rates: lr itself, or lr for all, or by default 0.0002 for GD and 0.01 for others."""
-    return lr if isinstance(lr, dict) else {name: lr or {"gd": 0.0002}.get(name, 0.01) for name in optimizers}
+    if isinstance(lr, dict):
+        return lr
+    return {name: {"gd": 0.0002}.get(name, 0.01) if lr is None else lr for name in optimizers}
 
 
 def margin(optimizers=None, eps=1e-5, steps=400, **settings):
@@ -37,7 +40,7 @@ def margin(optimizers=None, eps=1e-5, steps=400, **settings):
 
     optimizers  names in CONDITIONERS, None for all of them; the other settings are those of `study`
     """
-    optimizers = list(CONDITIONERS) if optimizers is None else optimizers
+    optimizers = chosen("optimizers", optimizers, CONDITIONERS)
     keys = [(optimizer, eps) for optimizer in optimizers]
     pairs = [(f"{o}'s is larger than adagrad's", (o, eps), ("adagrad", eps)) for o in ("rmsprop", "adam")]
     return study("margin", keys, pairs, steps, **settings)
@@ -48,6 +51,7 @@ def epsilon(optimizers=("rmsprop", "adam"), epsilons=(1e-6, 1e-4, 1e-2, 1.0, 100
 
     epsilons    two or more, rising; the other settings are those of `study`
     """
+    optimizers = chosen("optimizers", optimizers, CONDITIONERS)
     keys = [(optimizer, eps) for optimizer in optimizers for eps in epsilons]
     low, high = epsilons[0], epsilons[-1]
     pairs = [
@@ -72,7 +76,7 @@ def study(
     test=2000,
     images=None,
     flow=False,
-    folder="results/runs",
+    folder=None,
     jobs=1,
     dask=None,
     fresh=False,
@@ -87,11 +91,14 @@ def study(
     seed     the first of `seeds` seeds; the initial w depend on the seed alone
     images   as `read_images` gives them; None reads the shipped ones, the first `train` and `test` of them
     flow     whether the runs that separate the training images go on with the flow to log L < -1000
-    folder   where checkpoints are kept; `jobs`, `dask`, `fresh` and `report` are those of `runs.resume`
+    folder   where checkpoints are kept, by default results/NAME.runs
+    jobs, dask, fresh, report   as in `runs.resume`
     Returns {"results": one for each run and form, "answers": one for each claim, "remarks": lines on what
     went wrong}.
     """
+    check_counts(steps=steps, seeds=seeds, train=train, test=test)
     images = read_images(SHIPPED, train, test) if images is None else images
+    folder = f"results/{name}.runs" if folder is None else folder
     lr = rates({optimizer for optimizer, _ in keys}, lr)
     shared = {"steps": steps, "loss": loss, "b": b, "momentum": momentum, "width": tuple(width)}
     stamp = fingerprint(name, shared, keys, lr, seed, seeds, flow, images.scale, *images[:4])
@@ -111,17 +118,20 @@ def study(
         tasks |= late
     results = [result(task, states[name]) for name, task in tasks.items()]
     verdicts = [a for pair in pairs for form in ("discrete", "flow") for a in answers(results, form, *pair)]
-    return {"results": results, "answers": verdicts, "remarks": list(remarks(states))}
+    return {"results": results, "answers": verdicts, "remarks": list(remarks(tasks, states))}
 
 
-def remarks(states):
+def remarks(tasks, states):
     """A line for each run that overflowed or does not separate the training images."""
-    for name, state in states.items():
-        after = f"after {state['steps']} steps"
+    for name, task in tasks.items():
+        state, form = states[name], task["form"]
+        about = (
+            f"{task['optimizer']}, ε = {task['eps']:g}, seed {task['seed']}, {form}, {state['steps']} steps"
+        )
         if state["overflow"][0]:
-            yield f"{name}: overflow {after}, the next one is beyond the precision; a smaller --lr helps"
-        elif not name.endswith("-flow") and state["rows"][-1][2] <= 0:
-            yield f"{name}: does not separate the training images {after}; more --steps or another --lr help"
+            yield f"{about}: overflow, the next step is beyond the precision; a smaller --lr helps"
+        elif form == "discrete" and state["rows"][-1][2] <= 0:
+            yield f"{about}: does not separate the training images; more --steps or another --lr help"
 
 
 def train_run(task, saved, seconds):

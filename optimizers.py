@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from checks import as_runs, check_conditioner
+from checks import as_runs, check_conditioner, check_positive
 from minibias import Problem, norm
 
 
@@ -29,8 +29,7 @@ class Conditioner:
     isotropic = False
 
     def __init__(self, eps=1e-5, b=0.9):
-        if not 0 < eps < np.inf:
-            raise ValueError(f"eps must be a finite number above 0, not {eps:g}")
+        check_positive(eps=eps)
         if not 0 < b < 1:
             raise ValueError(f"b must lie between 0 and 1, both excluded, not {b:g}")
         self.eps, self.b = eps, b
@@ -214,8 +213,7 @@ class Discrete:
     lr: float
 
     def __post_init__(self):
-        if not 0 < self.lr < np.inf:
-            raise ValueError(f"lr must be a finite number above 0, not {self.lr:g}")
+        check_positive(lr=self.lr)
 
     def __call__(self, state):
         with np.errstate(all="ignore"):
@@ -232,7 +230,8 @@ class Flow:
     """A step of explicit Euler on the flow dw/dt = -lr h ⊙ ∂L (slide "continuous form": lr = 1).
 
     Each run takes the longest dt that changes log L by at most c to first order, ||w|| by at most
-    c max(1, ||w||), and any h_j^-2 by at most a fraction 4c, or 1/2, of itself. Errors as in `Discrete`.
+    c max(1, ||w||), and any h_j^-2 by at most a fraction 4c, or 1/2, of itself.
+    Raises ValueError for an lr or a c that is not a finite number above 0.
     """
 
     problem: Problem
@@ -240,7 +239,8 @@ class Flow:
     lr: float = 1.0
     c: float = 0.1
 
-    __post_init__ = Discrete.__post_init__
+    def __post_init__(self):
+        check_positive(lr=self.lr, c=self.c)
 
     def __call__(self, state):
         with np.errstate(all="ignore"):
@@ -281,6 +281,8 @@ def descend(problem, conditioner, w, lr, steps, record=(), rule=Discrete):
 
     `rule` makes the step, say one with momentum: `momentum.update`.
     """
+    if max(record, default=0) > steps:
+        raise ValueError(f"record must hold steps up to {steps}, not {max(record)}")
     path, snapshots = trajectory(rule(problem, conditioner, lr), start(problem, conditioner, w)), {}
     for state in islice(path, steps + 1):
         if state.steps in record:
@@ -296,8 +298,11 @@ def follow(problem, conditioner, w, levels=(-25.0, -50.0), lr=1.0, c=0.1, watch=
 
     Returns the state, then w and h (levels, runs, p) where each run passed each level, and `reached` (levels,
     runs). A run that has not separated the data after 20,000 steps stops, one that is not at the last level
-    after five times as many too. `watch` is shown each state.
+    after five times as many too. `watch` is shown each state. Raises ValueError for levels that do not fall.
     """
+    levels = np.ravel(levels)
+    if not (np.diff(levels) < 0).all():
+        raise ValueError(f"the levels of log L must fall, not {levels}")
 
     def done(state):
         stop = state.log_loss <= levels[-1]

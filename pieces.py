@@ -132,7 +132,7 @@ def nearest(functions, h, centre, w, level, rounds=20):
     """The point nearest to `centre`, in the norm ||h^-1/2 .||, where all functions are >= level.
 
     functions   Margins or Pieces; h, centre and w, where the search begins, (runs, p)
-    level       a number or (runs,)
+    level, rounds (at most)   numbers, or (runs,)
     Returns the point (runs, p) and `found` (runs,), which is false also where it is lost for good.
 
     It is Newton's method for v = h^-1/2 w. Each round linearises the functions q_i at v, and minimises over
@@ -143,7 +143,8 @@ def nearest(functions, h, centre, w, level, rounds=20):
     v, centre, eye = w / root, centre / root, np.eye(w.shape[-1])
     multipliers, active = np.zeros(functions.real.shape), None
     found, lost, last = np.zeros(len(w), bool), functions.crowded.copy(), np.inf
-    for k in range(rounds):
+    for k in range(np.max(rounds)):
+        going = ~found & ~lost & (k < rounds)
         q, G = functions.values(root * v), functions.gradients(root * v) * root[:, None]
         H = np.broadcast_to(eye, (len(w), *eye.shape))
         if k > 0:
@@ -159,9 +160,9 @@ def nearest(functions, h, centre, w, level, rounds=20):
         b = np.where(functions.real, level - q - product(A, pull), -np.inf)
         if active is None:
             active = functions.real & (q < level * (1 + 1e-6))
-        z, new, possible = least_norms(A, b, active, ~found & ~lost)
+        z, new, possible = least_norms(A, b, active, going & ~lost)
         lost |= ~possible
-        active, going = new > 0, ~found & ~lost
+        active, going = new > 0, going & ~lost
         step = product(half, pull + z)
         v = np.where(going[:, None], v + step, v)
         new = np.maximum(new - multipliers * (1 - q / level), 0)  # without the share of the added term
@@ -170,7 +171,7 @@ def nearest(functions, h, centre, w, level, rounds=20):
         size = np.maximum(norm(step) / norm(v), norm(root * step) / norm(root * v))
         rounding = (size < 1e-7) & (size > 0.3 * last)  # two pieces of a fading unit are told apart no better
         found |= going & ((size < 1e-13) | rounding)
-        if (found | lost).all():
+        if not (going & ~found).any():
             break
         last = size
     return root * v, found

@@ -83,9 +83,11 @@ def limit(r, ok):
     said = f"direction error at most {error[predicted].max():.1e}" if predicted.any() else "no prediction"
     if 0 < predicted.sum() < len(error):
         said += f" ({predicted.sum()} of {len(error)} predicted)"
+    if error[predicted].max(initial=0) > 1e-3:
+        said += " (another KKT point, of which a network has many)"
     yield (
         f"{optimizer}, limit: {said}, KKT residual at most {residual.max():.1e} with h_∞, "
-        f"median {np.median(unweighted):.1e} without"
+        f"median {np.median(unweighted):.1e} with h = 1"
     )
     if kinks.any():
         yield (
@@ -175,8 +177,12 @@ def answers(verdicts):
     if verdicts:
         yield f"{'verdict':19}  {'claim':{width}}  {'at':33} {'mean difference':>15} ± standard error"
     for a in verdicts:
-        error = "" if a["standard_error"] is None else f" ± {a['standard_error']:.1e}"
-        yield f"{a['answer']:19}  {a['claim']:{width}}  {a['at']:33} {a['mean']:>15.1e}{error}"
+        scale, form, unit = (100, "#.2g", " %") if a["metric"] == "test_accuracy" else (1, ".1e", "")
+        error = "" if a["standard_error"] is None else f" ± {scale * a['standard_error']:{form}}"
+        mean = f"{scale * a['mean']:{form}}"
+        yield f"{a['answer']:19}  {a['claim']:{width}}  {a['at']:33} {mean:>15}{error}{unit}"
+    if any(a["standard_error"] is None for a in verdicts):
+        yield "one seed has no standard error: nothing is distinguishable with fewer than two"
 
 
 def crossover(found):

@@ -6,12 +6,13 @@ import autograd.numpy as anp
 import numpy as np
 import pytest
 
+import experiments
 from checks import check_conditioner
 from datasets import default_data
 from limits import ascend, margin_flow
 from minibias import Problem, approximate_kkt, certificate, normalised_margin, predict
 from models import MLP, Linear
-from optimizers import CONDITIONERS, AdaGrad, Conditioner, RMSProp, descend, follow
+from optimizers import CONDITIONERS, GD, AdaGrad, Conditioner, Flow, RMSProp, descend, follow
 
 X, Y = default_data(0)
 
@@ -47,6 +48,8 @@ WRONG_MODELS = {
     "features": (MLP((3, 1, 1)), "takes 3 features, but the data have 2"),
     "outputs": (Linear(2, 3), "must return (2, 3)"),
     "size": (Own(size=2), "cannot be evaluated"),
+    "mixed runs": (Own(lambda w, x: anp.sum(w[..., :2]) * w[..., 2:] * x[:, 0]), "mixes the runs"),
+    "a class": (Own, "must be an object, not the class: Own(...)"),
     "nan": (Own(lambda w, x: np.nan * (w[..., :2] @ x.T) * w[..., 2:]), "must be finite"),
 }
 
@@ -123,6 +126,11 @@ WRONG_CONDITIONERS = {
         broken(AdaGrad, inverse_square=lambda self, S, t: self.eps + S.sum(-1, keepdims=True) + 0 * S),
         "longest = Conditioner.longest finds it by bisection",
     ),
+    "mixed runs": (
+        broken(AdaGrad, inverse_square=lambda self, S, t: self.eps + S.sum() + 0 * S),
+        "Mine.inverse_square mixes the runs",
+    ),
+    "sums mixed": (broken(AdaGrad, add=lambda self, S, g2: S + g2.sum(0)), "Mine.add mixes the runs"),
     "no epsilon": (broken(AdaGrad, inverse_square=lambda self, S, t: 1.0 * S), "is ε missing?"),
     "half of S forgotten": (  # with a closed form that takes S to grow
         broken(
@@ -134,7 +142,7 @@ WRONG_CONDITIONERS = {
     ),
     "nothing returned": (
         broken(AdaGrad, add=lambda self, S, g2: None),
-        "Mine fails at S and g² of shape (1, 3)",
+        "Mine fails at S and g² of shape (2, 3)",
     ),
     "in place": (broken(AdaGrad, add=lambda self, S, g2: np.add(S, g2, out=S)), "not change it in place"),
     "no eps": (broken(AdaGrad, __init__=lambda self: None), "has no attribute 'eps'"),
@@ -156,6 +164,49 @@ def test_a_wrong_conditioner_is_told_before_it_moves_anything(name):
 def test_a_conditioner_that_lacks_a_method_names_it():
     with pytest.raises(NotImplementedError, match="OnlyAdd must define inverse_square"):
         check_conditioner(OnlyAdd())
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        (lambda problem, w: Flow(problem, GD(), c=-1), "c must be a finite number above 0, not -1"),
+        (lambda problem, w: Flow(problem, GD(), lr=0), "lr must be a finite number above 0, not 0"),
+        (lambda problem, w: AdaGrad("1e-5"), "eps must be a finite number above 0, not '1e-5'"),
+        (lambda problem, w: follow(problem, GD(), w, (-50, -25)), "levels of log L must fall"),
+        (
+            lambda problem, w: descend(problem, GD(), w, 0.1, 5, record=(2, 9)),
+            "record must hold steps up to 5",
+        ),
+    ],
+)
+def test_numbers_out_of_range_are_told(wrong, said):
+    problem = Problem(MLP((2, 1, 1)), X, Y)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        wrong(problem, np.ones((1, 3)))
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ({"optimizers": "sgd"}, "optimizers must be some of gd, adagrad, rmsprop, adam, not 'sgd'"),
+        ({"forms": ["limits"]}, "forms must be some of discrete, flow, limit, not 'limits'"),
+        ({"model": "mlp"}, "the model must be neuron, linear or mlp:WIDTH[,WIDTH...], not 'mlp'"),
+        ({"runs": 0}, "runs must be a whole number from 1 on, not 0"),
+        ({"steps": 2.5}, "steps must be a whole number from 1 on, not 2.5"),
+        ({"lr": 0}, "lr must be a finite number above 0, not 0"),
+        ({"data": ([[1.0, 2.0], [2.0, 1.0]], [1, -1, 1])}, "x must be (N, d) and y (N,) with one N"),
+    ],
+)
+def test_a_study_in_a_notebook_tells_mistakes_as_the_command_does(arguments, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        experiments.direction(**{"runs": 2, "steps": 5} | arguments)
+
+
+def test_a_study_takes_a_name_for_a_list_lists_for_arrays_and_a_model_of_ones_own():
+    wanted = {"optimizers": "gd", "forms": "discrete", "runs": 3, "steps": 5}
+    one = experiments.direction(model=MLP((2, 1, 1)), data=(X.tolist(), Y.tolist()), **wanted)["results"][0]
+    other = experiments.direction(**wanted | {"optimizers": ["gd"], "forms": ["discrete"]})["results"][0]
+    np.testing.assert_array_equal(one["w"], other["w"])
 
 
 @pytest.mark.parametrize("name", list(CONDITIONERS))

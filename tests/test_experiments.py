@@ -594,7 +594,10 @@ def test_ctrl_c_ends_a_command_and_its_workers_at_once(tmp_path, seconds):
         time.sleep(0.01)
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=30)[1]
+    try:
+        error = process.communicate(timeout=30)[1]
+    finally:
+        process.kill()
     assert (process.returncode, error) == (130, "error: interrupted, no result file was touched\n")
     end = time.monotonic() + 20
     while any(runs.alive(int(pid)) for pid in workers):

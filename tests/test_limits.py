@@ -7,7 +7,7 @@ from datasets import default_data, three_classes
 from limits import Project, begin, margin_flow
 from minibias import NotSeparable, Problem, certificate, norm, predict, unit
 from models import MLP, Linear
-from optimizers import AdaGrad, RMSProp, descend, follow, trajectory
+from optimizers import GD, AdaGrad, RMSProp, descend, follow, trajectory
 from pieces import Margins, kinks, smooth
 
 
@@ -199,3 +199,11 @@ def test_too_many_pieces_are_said_and_leave_other_runs_alone():
     assert np.isfinite(certificate(problem, w, np.ones_like(w), kinks=False)).all()
     end = margin_flow(problem, w, np.ones_like(w), steps=30)
     assert end.crowded.tolist() == [True, False] and not end.alive[0] and not end.settled[0]
+
+
+def test_a_prediction_does_not_depend_on_the_other_runs():
+    problem = Problem(MLP((2, 8, 1)), *default_data(0))
+    flow, *_ = follow(problem, GD(), problem.model.init(np.random.default_rng([0, 1]), 10))
+    together = unit(predict(problem, flow.w, flow.h))
+    alone = [unit(predict(problem, flow.w[k : k + 1], flow.h[k : k + 1]))[0] for k in range(10)]
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-8)
