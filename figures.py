@@ -87,7 +87,7 @@ def strips(axes, results, key, label):
         spots = place + jitter(len(values), 0.5 / len(forms))
         axes.plot(spots, values, MARKS[r["form"]], color=colour(r["optimizer"]), ms=4, mfc="none", alpha=0.7)
     tilt = {"rotation": 25, "ha": "right"} if len(optimizers) > 4 else {}
-    axes.set_xticks(range(len(optimizers)), map(named, optimizers), fontsize=9, **tilt)
+    axes.set_xticks(range(len(optimizers)), map(named, optimizers), fontsize=8, **tilt)
     axes.set(ylabel=label, xlim=(-0.6, len(optimizers) - 0.4))
     axes.grid(axis="y", color="0.9")
 
