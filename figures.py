@@ -155,7 +155,8 @@ def the_way(axes, x, y, way, predicted, optimizer):
     hue, known = colour(optimizer), predicted[np.isfinite(predicted).all(-1)][:30]
     axes.plot(10 ** way["far"][:, :30], angle(way["w"])[:, :30], color=hue, lw=0.7, alpha=0.7)
     edge = {"transform": axes.get_yaxis_transform(), "clip_on": False}
-    axes.plot(0 * known[:, 0] + 1.035, angle(known), "<", color=hue, ms=7, mec="white", mew=0.5, **edge)
+    if len(known):  # no mark at all would let the layout collapse
+        axes.plot(0 * known[:, 0] + 1.035, angle(known), "<", color=hue, ms=7, mec="white", mew=0.5, **edge)
     axes.set(xscale="log", xlim=(1, 1e6), xlabel=r"$\log\,1/L$")
     axes.grid(color="0.92")
 

@@ -82,6 +82,17 @@ def test_a_study_runs_in_a_notebook_and_its_figure_is_a_figure():
     assert type(figure).__module__ == "matplotlib.figure"
 
 
+def test_a_figure_is_laid_out_also_if_some_optimizer_has_no_limit():
+    """With so small an ε the h of RMSProp still moves at log L = -25."""
+    found = experiments.direction(optimizers=["gd", "rmsprop"], runs=2, steps=5, eps=1e-30)
+    assert [set(r["status"]) for r in found["results"] if r["form"] == "limit"] == [
+        {"ok"},
+        {"h still moving"},
+    ]
+    figure = figures.direction(**found["data"], results=found["results"], ways=found["ways"])
+    figure.draw_without_rendering()  # a warning, which pyproject.toml makes an error, would say that it failed
+
+
 @pytest.mark.parametrize("model", ["neuron", "mlp:3", "linear"])
 def test_support_vectors_are_the_samples_of_least_margin(model):
     found = experiments.direction(optimizers=["gd"], forms=["limit"], runs=2, model=model)
