@@ -181,7 +181,10 @@ def check_growth(conditioner, about, kind, old, new):
 
 def check_longest(conditioner, about, S, g2):
     """Whether h^-2 changes by no more than a tenth in the time that `longest` gives for that."""
-    log_dt = np.minimum(conditioner.longest(S, 5.0, g2, np.log(g2), 0.1).min(-1, keepdims=True), 30.0)
+    longest = conditioner.longest(S, 5.0, g2, np.log(g2), 0.1)
+    if np.shape(longest) not in (S.shape, (len(S), 1)):
+        raise ValueError(f"{about}.longest must be (runs, p) or (runs, 1), not {np.shape(longest)}")
+    log_dt = np.minimum(longest.min(-1, keepdims=True), 30.0)
     later = conditioner.relax(S, g2, np.log(g2), log_dt)
     change = conditioner.inverse_square(later, 5 + np.exp(log_dt)) / conditioner.inverse_square(S, 5.0) - 1
     if not (np.abs(change) < 0.13).all():  # Adam's is of first order only

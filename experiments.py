@@ -4,10 +4,14 @@ Each study takes plain values and returns what it measured, for a notebook as we
 """
 
 if __name__ == "__main__":  # before NumPy is imported
+    import signal
     import sys
+
+    heard = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during imports: nothing to lose or to say
 
     import cli
 
+    signal.signal(signal.SIGINT, heard)
     sys.exit(cli.main())
 
 import copy
@@ -136,7 +140,8 @@ def direction_job(task):
             status = fate(problem, end)
         else:
             scale = safe_scale(problem, conditioner) if form == "limit" else 1.0
-            (end, status, passed), seconds = rested(scale)
+            (end, fates, passed), seconds = rested(scale)
+            status = fates[form]
         w, log_loss, extra = end.w, end.log_loss, {}
         if form == "limit":
             good = status == "ok"
@@ -162,16 +167,18 @@ def timed(call, *args):
 
 
 def flow_to_rest(problem, conditioner, w0, scale):
-    """The flow to log L <= -50 on data x / scale: a state for x, its `fate`, and w on its WAY.
+    """The flow to log L <= -50 on data x / scale: a state for x, its `fate` by form, and w on its WAY.
 
-    It says as it goes how far it is.
+    It says as it goes how far it is. For form "limit" it is enough that h is settled.
     """
     small = copy.copy(problem)
     small.x = problem.x / scale
     watch = lambda state: say(how_far(type(conditioner).__name__, state))
     flow, w, h, reached = follow(small, conditioner, w0, WAY, watch=watch)
+    settled, w[-1] = h_settled(flow, h, reached), flow.w
     flow = flow._replace(w=flow.w / scale)
-    return flow, fate(problem, flow, h_settled(h[-2:], reached[-1])), w / scale
+    good = {"limit": settled, "flow": settled & reached[-1]}
+    return flow, {form: fate(problem, flow, g) for form, g in good.items()}, w / scale
 
 
 def how_far(name, state):
@@ -186,8 +193,8 @@ def safe_scale(problem, conditioner):
     With large data the loss at the start is beyond float64. The limit of a linear model is that of any other
     scale of x, if h_∞ is isotropic whatever the path.
     """
-    largest = float(abs(problem.x).max())
-    if problem.model.degree > 1 or not conditioner.isotropic or largest < 1e3:
+    largest = float(abs(problem.x).sum(1).max())  # that a margin can be at w in (-1, 1)^d
+    if problem.model.degree > 1 or not conditioner.isotropic or largest < 100:
         return 1.0
     return 2.0 ** round(math.log2(largest))
 

@@ -12,6 +12,7 @@ from optimizers import choose, follow, trajectory
 from pieces import nearest, smooth
 
 AT_REST = -50.0  # log L where the flow counts as at rest, that is its h: see `rest`
+LATE = -30.0  # log L that is late enough for a limit, if the flow runs out of steps on its way to rest
 H_SETTLED = 1e-8  # the largest relative change of h from half of AT_REST to there that counts as settled
 SETTLED = 1e-12  # the last move of a direction at rest
 CERTIFIED = 1e-6  # the largest KKT residual of a limit that counts as reached
@@ -113,12 +114,17 @@ def margin_path(problem, w, h, steps=400):
 def rest(problem, conditioner, w, lr=1.0):
     """The flow from w (runs, p) to log L <= -50: its state, and its `fate`."""
     state, _, h, reached = follow(problem, conditioner, w, (AT_REST / 2, AT_REST), lr)
-    return state, fate(problem, state, h_settled(h, reached[-1]))
+    return state, fate(problem, state, h_settled(state, h, reached))
 
 
-def h_settled(h, reached):
-    """Whether h (2, runs, p) hardly changed between half of AT_REST and there, if it was reached: (runs,)."""
-    return reached & (np.abs(h[0] / h[1] - 1).max(-1) <= H_SETTLED)
+def h_settled(state, h, reached):
+    """Whether h hardly changed since half of AT_REST, while log L fell on to LATE at least: (runs,).
+
+    h (levels, runs, p) and `reached` (levels, runs) are what `follow` returns beside the state, for levels
+    that end with AT_REST / 2 and AT_REST. At kinks Euler's steps are short, and may not lead to AT_REST.
+    """
+    change = np.abs(h[-2] / state.h - 1).max(-1)
+    return reached[-2] & (state.log_loss <= LATE) & (change <= H_SETTLED)
 
 
 def fate(problem, state, settled=True):

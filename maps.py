@@ -33,7 +33,9 @@ def starts(kkt_points, results, dial):
     rows = [(o, angles, "viridis") for o in optimizers] + [(o, margins, "cividis") for o in adagrad]
     for row, (optimizer, values, colours) in zip(discs, rows):
         known = np.concatenate(values)[np.isfinite(np.concatenate(values))]
-        scale = Normalize(known.min(), known.max()) if len(known) else None
+        least = 1 if values is angles else 0.01  # lest rounding is coloured
+        pad = max(0, least - np.ptp(known)) / 2 if len(known) else 0
+        scale = Normalize(known.min() - pad, known.max() + pad) if len(known) else None
         mine = [(r, v) for r, v in zip(results, values) if r["optimizer"] == optimizer]
         for k, axes in enumerate(row):
             r, v = mine[k // 2]
@@ -44,11 +46,12 @@ def starts(kkt_points, results, dial):
         axes.set_title(f"radius {radii[k // 2]:g}, ${('v > 0', 'v < 0')[k % 2]}$", fontsize=9)
     said = ["where every start (w, v) ends;", "$w_1$ to the right, $w_2$ up, $|v|$ towards the centre"]
     said += ["orange line: the border under GD"] if gd and len(optimizers) > 1 else []
-    lines = said if len(radii) == 1 else [" ".join(said[:2]), *said[2:]]
-    top.suptitle("\n".join(lines), fontsize=10)
-    shared = {"ax": discs[: len(optimizers)].ravel().tolist(), "shrink": 0.8, "aspect": 40}
-    top.colorbar(discs[0, 0].images[0], label="decision normal of the limit (degrees)", **shared)
-    if adagrad:
+    said = said if len(radii) == 1 else [" ".join(said[:2]), *said[2:]]
+    top.suptitle("\n".join(said if scale else ["no start leads to a limit"]), fontsize=10)
+    if scale:
+        shared = {"ax": discs[: len(optimizers)].ravel().tolist(), "shrink": 0.8, "aspect": 40}
+        top.colorbar(discs[0, 0].images[0], label="decision normal (degrees)", **shared)
+    if scale and adagrad:
         top.colorbar(image, ax=discs[-1].tolist(), label="margin / largest of all", aspect=10)
     for part in bottom:
         lost(*part.subplots(1, 2, sharey=True), radii, dial)
@@ -57,6 +60,10 @@ def starts(kkt_points, results, dial):
 
 def lost(by_epsilon, by_number, radii, dial):
     """What AdaGrad's limits lack of the largest margin, against ε and against how far h is from GD's."""
+    label, log = "1 - margin / largest with its sign of v", {"xscale": "log", "yscale": "log"}
+    panel(by_epsilon, r"AdaGrad's $\varepsilon$", label, "median of the starts", **log)
+    title = r"every start and $\varepsilon$"
+    panel(by_number, r"$\max_j \int g_j^2\,dt\,/\,\varepsilon$", None, title, **log)
     for radius, shade, mark in zip(radii, cycle(SHADES), cycle("os^D")):
         mine = [r for r in dial if r["radius"] == radius]
         loss = [np.maximum(1 - r["ratio"].astype(float), 1e-16) for r in mine]
@@ -64,15 +71,12 @@ def lost(by_epsilon, by_number, radii, dial):
         medians = [np.median(some[some >= 0]) if (some >= 0).any() else np.nan for some in loss]  # NaN apart
         by_epsilon.plot([r["eps"] for r in mine], medians, label=f"radius {radius:g}", **style)
         number = np.ravel([r["moved"].astype(float) for r in mine])
+        number[number > 1e100] = np.nan  # a logarithmic axis does not go to the end of float64
         by_number.plot(number, np.ravel(loss), ls="", alpha=0.35, mew=0, **style)
     number = np.array([1e-4, 1])
     by_number.plot(number, number**2 / 10, "--", color="0.3", lw=1, label="slope 2")
-    label = "1 - margin / largest with its sign of v"
-    panel(by_epsilon, r"AdaGrad's $\varepsilon$", label, "median of the starts")
-    panel(by_number, r"$\max_j \int g_j^2\,dt\,/\,\varepsilon$", None, r"every start and $\varepsilon$")
-    for axes, place in ((by_epsilon, "lower left"), (by_number, "lower right")):
-        axes.set(xscale="log", yscale="log")
-        axes.legend(fontsize=8, frameon=False, loc=place)
+    by_epsilon.legend(fontsize=8, frameon=False, loc="lower left")
+    by_number.legend(fontsize=8, frameon=False, loc="lower right")
 
 
 def disc(axes, near, values, colours, scale, border=None):

@@ -301,7 +301,7 @@ def follow(problem, conditioner, w, levels=(-25.0, -50.0), lr=1.0, c=0.1, watch=
     after five times as many too. `watch` is shown each state. Raises ValueError for levels that do not fall.
     """
     levels = np.ravel(levels)
-    if not (np.diff(levels) < 0).all():
+    if not (len(levels) and (np.diff(levels) < 0).all()):
         raise ValueError(f"the levels of log L must fall, not {levels}")
 
     def done(state):

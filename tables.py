@@ -34,9 +34,12 @@ def reason(status, r, mine, x):
     if status == "not separated" and r["form"] != "discrete" and started.any():
         return f"{EXPLAINED[status]}; {started.sum()} have no gradient at their start, another may do better"
     if status == "still turning":
-        moved, crowded = r["last_move"][mine].max(), int(r["crowded"][mine].sum())
-        more = f"; {crowded} at a sample with more than 2^10 smooth pieces" if crowded else ""
-        return f"{EXPLAINED[status]} (by at most {moved:.0e} in the last step){more}"
+        moved, crowded = r["last_move"][mine].astype(float), int(r["crowded"][mine].sum())
+        stuck = np.isnan(moved).sum()  # for them every step failed
+        said = f" (by at most {np.fmax.reduce(moved):.0e} in the last step)" if stuck < len(moved) else ""
+        said += f"; {stuck} could not take a single step, for rounding" if stuck else ""
+        said += f"; {crowded} at a sample with more than 2^10 smooth pieces" if crowded else ""
+        return EXPLAINED[status] + said
     return EXPLAINED[status]
 
 

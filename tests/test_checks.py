@@ -131,6 +131,10 @@ WRONG_CONDITIONERS = {
         "Mine.inverse_square mixes the runs",
     ),
     "sums mixed": (broken(AdaGrad, add=lambda self, S, g2: S + g2.sum(0)), "Mine.add mixes the runs"),
+    "a step of each run": (
+        broken(AdaGrad, longest=lambda self, *args: AdaGrad.longest(self, *args).min(-1)),
+        "longest must be (runs, p) or (runs, 1), not (2,)",
+    ),
     "no epsilon": (broken(AdaGrad, inverse_square=lambda self, S, t: 1.0 * S), "is ε missing?"),
     "half of S forgotten": (  # with a closed form that takes S to grow
         broken(
@@ -173,6 +177,7 @@ def test_a_conditioner_that_lacks_a_method_names_it():
         (lambda problem, w: Flow(problem, GD(), lr=0), "lr must be a finite number above 0, not 0"),
         (lambda problem, w: AdaGrad("1e-5"), "eps must be a finite number above 0, not '1e-5'"),
         (lambda problem, w: follow(problem, GD(), w, (-50, -25)), "levels of log L must fall"),
+        (lambda problem, w: follow(problem, GD(), w, ()), "levels of log L must fall"),
         (
             lambda problem, w: descend(problem, GD(), w, 0.1, 5, record=(2, 9)),
             "record must hold steps up to 5",

@@ -17,9 +17,10 @@ import pytest
 
 import cli
 import experiments
+import optimizers
 import runs
 from cli import main
-from datasets import default_data, exclusive_or
+from datasets import default_data, exclusive_or, three_classes
 from minibias import unit
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -653,3 +654,35 @@ def test_a_tiny_margin_in_large_units_has_a_certificate(tmp_path, monkeypatch, u
     assert status == 0 and l2["kkt_residual"] < 1e-9
     np.testing.assert_allclose([linf["margin"], l2["margin"]], 0.1, rtol=1e-9)
     np.testing.assert_allclose([linf["direction"], l2["direction"]], [[0, 1], [0, 1]], atol=1e-12)
+
+
+def test_a_loss_that_overflows_at_the_start_costs_no_linear_limit():
+    """Three classes at 300 times the usual scale, where log L is in the hundreds at the start."""
+    x, y = three_classes(0)
+    study = {"optimizers": ["rmsprop"], "forms": ["flow", "limit"], "runs": 4, "model": "linear"}
+    flow, limit = experiments.direction(data=(300 * x, y), **study)["results"]
+    assert "overflow" in flow["status"] and set(limit["status"]) == {"ok"}
+
+
+def test_a_limit_is_sought_where_h_has_settled_though_the_flow_ran_out_of_steps(monkeypatch):
+    """From log L = -30 or less it is the limit from -50; form flow says that it has not come to there."""
+    study = {"optimizers": ["gd"], "forms": ["flow", "limit"], "runs": 5}
+    usual = experiments.direction(**study)["results"][1]
+    monkeypatch.setattr(optimizers, "SEPARATES_WITHIN", 100)
+    flow, limit = experiments.direction(**study)["results"]
+    assert set(flow["status"]) == {"h still moving"} and set(limit["status"]) == {"ok"}
+    assert (-50 < flow["log_loss"]).all() and (flow["log_loss"] < -30).all()
+    np.testing.assert_allclose(unit(limit["w"]), unit(usual["w"]), rtol=0, atol=1e-10)
+
+
+def test_limits_without_a_single_step_are_said_to_be_so(tmp_path, capsys):
+    """Four samples of size 100: AdaGrad's h spans more than float64 resolves."""
+    data = tmp_path / "four.csv"
+    data.write_text(
+        "8,-8,38,6,-32,22,a\n78,57,-42,-76,-37,2,b\n-140,-13,-75,-44,-33,-19,c\n25,63,-8,82,-40,21,c\n"
+    )
+    flags = "--model linear --optimizers adagrad --forms limit --runs 1 --jobs 1"
+    assert main(["direction", "--data", str(data), *flags.split(), "--out", str(tmp_path)]) == 0
+    assert "still turning" in capsys.readouterr().out
+    (result,) = json.loads((tmp_path / "direction.json").read_text())["results"]
+    assert result["last_move"] == [None]

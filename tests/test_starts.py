@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import experiments
 import maps
@@ -171,6 +172,15 @@ def test_the_command_writes_finite_numbers_and_the_figure(tmp_path, monkeypatch,
     names = {"starts", "w", "kkt_residual", "margin", "status", "limits", "differs_from_gd"}
     assert names <= set(content["results"][0]) and len(content["dial"]) == 2
     assert (tmp_path / "starts.png").stat().st_size > 10_000
+
+
+def test_the_dial_is_drawn_however_far_it_is_turned():
+    """With long starts ∫ g² dt / ε was seen to come to 1e262, where a logarithmic axis overflows."""
+    moved, ratio = np.array([1e-5, 1.0, 1e262]), np.array([1.0, 0.9, 0.5])
+    dial = [{"radius": 8.0, "eps": eps, "moved": moved, "ratio": ratio} for eps in (1e-6, 1.0)]
+    figure = Figure()
+    maps.lost(*figure.subplots(1, 2, sharey=True), [8.0], dial)
+    figure.draw_without_rendering()
 
 
 @pytest.mark.parametrize(
