@@ -19,6 +19,7 @@ import cli
 import experiments
 import optimizers
 import runs
+import tables
 from cli import main
 from datasets import default_data, exclusive_or, three_classes
 from minibias import unit
@@ -675,14 +676,11 @@ def test_a_limit_is_sought_where_h_has_settled_though_the_flow_ran_out_of_steps(
     np.testing.assert_allclose(unit(limit["w"]), unit(usual["w"]), rtol=0, atol=1e-10)
 
 
-def test_limits_without_a_single_step_are_said_to_be_so(tmp_path, capsys):
-    """Four samples of size 100: AdaGrad's h spans more than float64 resolves."""
-    data = tmp_path / "four.csv"
-    data.write_text(
-        "8,-8,38,6,-32,22,a\n78,57,-42,-76,-37,2,b\n-140,-13,-75,-44,-33,-19,c\n25,63,-8,82,-40,21,c\n"
-    )
-    flags = "--model linear --optimizers adagrad --forms limit --runs 1 --jobs 1"
-    assert main(["direction", "--data", str(data), *flags.split(), "--out", str(tmp_path)]) == 0
-    assert "still turning" in capsys.readouterr().out
-    (result,) = json.loads((tmp_path / "direction.json").read_text())["results"]
-    assert result["last_move"] == [None]
+def test_limits_without_a_single_step_are_said_to_be_so():
+    """AdaGrad's h on four samples of size 100 spans more than float64 resolves, so that every step fails."""
+    r = {"w": np.ones((2, 2)), "w0": np.zeros((2, 2)), "crowded": np.array([0.0, 0.0])}
+    both, x = np.array([True, True]), np.ones((4, 2))
+    said = tables.reason("still turning", r | {"last_move": np.array([None, None])}, both, x)
+    assert said.endswith("was reached; 2 could not take a single step, for rounding")
+    said = tables.reason("still turning", r | {"last_move": np.array([None, 1e-3])}, both, x)
+    assert said.endswith("(by at most 1e-03 in the last step); 1 could not take a single step, for rounding")

@@ -145,12 +145,16 @@ def test_h_infinity_is_isotropic_and_known_for_rmsprop_and_adam_in_the_flow(name
     np.testing.assert_allclose(state.h * np.sqrt(EPS), 1, rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["rmsprop", "adam"])
-def test_h_tends_to_its_limit_like_t_to_the_minus_two_in_the_discrete_update(name):
+def gaps(name):
+    """How far h of some runs is from its limit after 2000, 4000 and 8000 discrete updates."""
     problem, w = neuron(10)
     _, snapshots = descend(problem, CONDITIONERS[name](EPS, B), w, 0.1, 8000, (2000, 4000, 8000))
-    gaps = [np.abs(state.h * np.sqrt(EPS) - 1).max(-1) for state in snapshots.values()]
-    for early, late in pairwise(gaps):
+    return [np.abs(state.h * np.sqrt(EPS) - 1).max(-1) for state in snapshots.values()]
+
+
+@pytest.mark.parametrize("name", ["rmsprop", "adam"])
+def test_h_tends_to_its_limit_like_t_to_the_minus_two_in_the_discrete_update(name, computed_ahead):
+    for early, late in pairwise(computed_ahead[AHEAD.index((gaps, name))]):
         slope = np.log2(late / early)
         assert (slope > -2.3).all() and (slope < -1.9).all(), slope
 
@@ -231,16 +235,21 @@ def test_implicit_euler_solves_its_equation_and_converges_at_first_order():
     assert all(1.8 < a / b < 2.2 for a, b in pairwise(errors)), errors
 
 
-@pytest.mark.parametrize("name", list(CONDITIONERS))
-@pytest.mark.parametrize("kind, loss", [("neuron", "log"), ("linear", "exp"), ("linear", "log")])
-def test_limit_of_the_flow_is_the_predicted_and_certified_kkt_point(name, kind, loss):
-    """A neuron with the exponential loss is in the table of claims, and so in `test_all_theorems_hold`."""
+def limits(name, kind, loss):
+    """A problem, where some runs of its flow end, w at log 1/L >= 1e13, and whether all got there."""
     model = MLP((2, 1, 1)) if kind == "neuron" else Linear(2)
     problem, w0 = Problem(model, *default_data(1), loss), model.init(np.random.default_rng(1), 10)
     flow, _, _, reached = follow(problem, CONDITIONERS[name](EPS, B), w0)
-    assert reached.all()
     w, solved = ascend(problem, flow.w, flow.h, growth=64.0)
-    assert solved.all() and problem.gradient(w)[0].max() <= -1e13
+    return problem, flow, w, reached.all() and solved.all()
+
+
+@pytest.mark.parametrize("name", list(CONDITIONERS))
+@pytest.mark.parametrize("kind, loss", [("neuron", "log"), ("linear", "exp"), ("linear", "log")])
+def test_limit_of_the_flow_is_the_predicted_and_certified_kkt_point(name, kind, loss, computed_ahead):
+    """A neuron with the exponential loss is in the table of claims, and so in `test_all_theorems_hold`."""
+    problem, flow, w, there = computed_ahead[AHEAD.index((limits, name, kind, loss))]
+    assert there and problem.gradient(w)[0].max() <= -1e13
     predicted = predict(problem, flow.w, flow.h)
     assert norm(w / norm(w)[:, None] - predicted / norm(predicted)[:, None]).max() <= 1e-6
     assert certificate(problem, w, flow.h).max() <= 1e-6
@@ -252,10 +261,9 @@ def test_limit_of_the_flow_is_the_predicted_and_certified_kkt_point(name, kind, 
     )
 
 
-@pytest.mark.parametrize("conditioner", [GD(), AdaGrad(), RMSProp()])
-@pytest.mark.parametrize("sizes", [(2, 1, 1), (2, 8, 1)])
-def test_the_late_flow_ends_where_the_euler_flow_does_with_fewer_gradients(conditioner, sizes):
-    """From log L = -25 to -150, where Euler must make short steps; the difference vanishes with the steps."""
+def late_flows(name, sizes):
+    """From log L = -25 to -150 by Euler's steps, by the late flow's and by short ones of it; gradients."""
+    conditioner = CONDITIONERS[name]()
     problem, calls = Problem(MLP(sizes), *default_data(0)), 0
     counted = Problem(MLP(sizes), *default_data(0))
 
@@ -278,11 +286,18 @@ def test_the_late_flow_ends_where_the_euler_flow_does_with_fewer_gradients(condi
     euler = follow_to(Flow(counted, conditioner, 1.0, 0.1), early, -150)
     most = calls
     coarse = follow_to(LateFlow(counted, 1.0, 0.05), early, -150)
+    fewer = calls
+    return euler, coarse, follow_to(LateFlow(counted, 1.0, 0.05 / 8), early, -150), most, fewer
+
+
+@pytest.mark.parametrize("name", ["gd", "adagrad", "rmsprop"])
+@pytest.mark.parametrize("sizes", [(2, 1, 1), (2, 8, 1)])
+def test_the_late_flow_ends_where_the_euler_flow_does_with_fewer_gradients(name, sizes, computed_ahead):
+    """Euler must make short steps there; the difference vanishes with the steps of the late flow."""
+    euler, coarse, fine, most, fewer = computed_ahead[AHEAD.index((late_flows, name, sizes))]
     far = norm(unit(coarse.w) - unit(euler.w)).max()
-    assert (
-        far < 0.01 and calls < most / 2
-    )  # a step adds a twentieth: a first-order method's error is a small part of that
-    fine = follow_to(LateFlow(counted, 1.0, 0.05 / 8), early, -150)
+    # a step adds a twentieth: a first-order method's error is a small part of that
+    assert far < 0.01 and fewer < most / 2
     assert norm(unit(fine.w) - unit(euler.w)).max() < far / 8
     np.testing.assert_allclose(fine.log_t, euler.log_t, rtol=0.02)
 
@@ -405,3 +420,11 @@ def test_the_flow_takes_over_from_the_discrete_update_by_a_change_of_step():
         ratio = (later.w - state.w) / (state.h * state.u)  # the same for all coordinates
         np.testing.assert_allclose(ratio, np.repeat(ratio[:, :1], 3, 1), rtol=1e-6)
         assert (later.log_t > state.log_t).all() and (later.log_loss < state.log_loss).all()
+
+
+KINDS = [("neuron", "log"), ("linear", "exp"), ("linear", "log")]
+AHEAD = [(gaps, name) for name in ("rmsprop", "adam")]
+AHEAD += [(limits, name, *kind) for name in CONDITIONERS for kind in KINDS]
+AHEAD += [
+    (late_flows, name, sizes) for name in ("gd", "adagrad", "rmsprop") for sizes in ((2, 1, 1), (2, 8, 1))
+]
