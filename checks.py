@@ -28,9 +28,10 @@ def check_counts(**values):
 def chosen(about, names, known):
     """Some of the `known` names as a list: None is all of them, and a string is one."""
     names = list(known) if names is None else [names] if isinstance(names, str) else list(names)
-    for name in names:
-        if name not in known:
-            raise ValueError(f"{about} must be some of {', '.join(known)}, not {name!r}")
+    if not names or not set(names) <= set(known):
+        raise ValueError(
+            f"{about} must be some of {', '.join(known)}, not {', '.join(map(repr, names)) or 'none'}"
+        )
     return names
 
 
@@ -119,11 +120,12 @@ def check_model(model, x, outputs):
         )
 
 
-def check_conditioner(conditioner):
+def check_conditioner(conditioner, size=3):
     """Whether an object can stand as a conditioner: its methods are there and fit each other.
 
-    At some S and g²: h^-2 is positive, also at S = 0, and no less for a larger S; `relax` agrees with `add`
-    to first order; `longest` is a time in which h^-2 changes as little as it should.
+    At some g² (2, size), and an S that comes of such: h^-2 is positive, also at S = 0, and no less for a
+    larger S; `relax` agrees with `add` to first order; `longest` is a time in which h^-2 changes as little as
+    it should.
     """
     if isinstance(conditioner, type):
         raise ValueError(f"the conditioner must be an object, not the class: {conditioner.__name__}()")
@@ -131,16 +133,17 @@ def check_conditioner(conditioner):
     for method in METHODS:
         if not callable(getattr(conditioner, method, None)):
             raise ValueError(f"{about} is no conditioner, it lacks the method {method}; subclass Conditioner")
-    S, g2 = np.array([[0.5, 1.0, 2.0], [1.2, 0.4, 3.0]]), np.array([[1.5, 0.7, 1.1], [0.6, 2.0, 0.9]])
+    first, g2 = np.random.default_rng(0).uniform(0.4, 3, (2, 2, size))
     try:
         with np.errstate(divide="ignore", invalid="ignore"):
+            S = conditioner.add(conditioner.add(0 * g2, first), g2)
             check_inverse_square(conditioner, about, S, g2)
             for kind, old, new in (("a gradient", 0 * S, g2), ("forgetting", S, 0 * g2)):
                 check_growth(conditioner, about, kind, old, new)
             for new in (g2, 0 * g2):
                 check_longest(conditioner, about, S, new)
     except (TypeError, AttributeError, IndexError) as problem:
-        raise ValueError(f"{about} fails at S and g² of shape {S.shape}: {problem}") from problem
+        raise ValueError(f"{about} fails at S and g² of shape {g2.shape}: {problem}") from problem
 
 
 def check_inverse_square(conditioner, about, S, g2):

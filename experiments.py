@@ -40,15 +40,15 @@ SMALLEST_EPSILON = 1e-290  # `crossover`: S must be resolved beside ε, and floa
 
 
 def rates(optimizers, lr=None):
-    """A dict of learning rates: lr itself, or lr for all, or by default 0.001 for GD and 0.1 for others."""
-    if isinstance(lr, dict):
-        return lr
-    return {name: {"gd": 0.001}.get(name, 0.1) if lr is None else lr for name in optimizers}
+    """A dict of learning rates: lr for all, or a dict of some; by default 0.001 for GD and 0.1 for others."""
+    usual = {name: {"gd": 0.001}.get(name, 0.1) if lr is None else lr for name in optimizers}
+    return usual | lr if isinstance(lr, dict) else usual
 
 
 def flow_rates(optimizers, lr=None):
     """The same for the flow, by default 1 for all: the slides' flow."""
-    return lr if isinstance(lr, dict) else dict.fromkeys(optimizers, 1.0 if lr is None else lr)
+    usual = dict.fromkeys(optimizers, 1.0 if lr is None else lr)
+    return usual | lr if isinstance(lr, dict) else usual
 
 
 def samples(data, default):
@@ -121,6 +121,8 @@ def direction(
         )
     if momentum and "discrete" not in forms:
         raise ValueError("argument --momentum: it is the discrete form's, expected --forms with discrete")
+    if not hasattr(problem.model, "init"):
+        raise ValueError(f"{type(model).__name__} must have init(rng, runs), which returns w (runs, p)")
     w0 = problem.model.init(np.random.default_rng([seed, 1]), runs)
     lr, rule = rates(optimizers, lr), update(momentum)
     tasks = [(problem, o, CONDITIONERS[o](eps, b), w0, forms, lr[o], steps, rule) for o in optimizers]
@@ -149,8 +151,8 @@ def direction_job(task):
             seconds, log_loss = seconds + more, np.full(len(w), None)
             status = np.where(good & ~(extra["kkt_residual"] <= CERTIFIED), "still turning", status)
             extra = {name: with_nulls(a) for name, a in extra.items()}
-            if problem.x.shape[1] == 2 and problem.model.size == 3:  # a neuron in the plane
-                extra["way"] = way(passed[:, good], path)
+            if getattr(problem.model, "sizes", None) == (2, 1, 1):  # a neuron in the plane
+                extra["way"] = way(passed[:, good], -end.log_loss[good], path)
         margin = normalised_margin(problem, w)
         results.append(
             {"optimizer": optimizer, "form": form, "w0": w0, "w": w, "h_inf": end.h, "log_loss": log_loss}
@@ -194,7 +196,8 @@ def safe_scale(problem, conditioner):
     scale of x, if h_∞ is isotropic whatever the path.
     """
     largest = float(abs(problem.x).sum(1).max())  # that a margin can be at w in (-1, 1)^d
-    if problem.model.degree > 1 or not conditioner.isotropic or largest < 100:
+    linear = isinstance(problem.model, MLP) and problem.model.degree == 1
+    if not linear or not conditioner.isotropic or largest < 100:
         return 1.0
     return 2.0 ** round(math.log2(largest))
 
@@ -245,9 +248,10 @@ def crossover(
     ε, "slopes": optimizer -> slope of the crossings against log 1/ε}. Raises ValueError for an ε that float64
     cannot resolve, NotSeparable for data that no linear model separates.
     """
-    if min(epsilons) < SMALLEST_EPSILON:
+    epsilons = np.ravel(epsilons).tolist()
+    if not min(epsilons, default=0) >= SMALLEST_EPSILON:
         least = f"{SMALLEST_EPSILON:g} or more, what float64 resolves"
-        raise ValueError(f"argument --epsilons: expected {least}, not {min(epsilons):g}")
+        raise ValueError(f"argument --epsilons: expected {least}, not {epsilons}")
     optimizers, (x, y) = chosen("optimizers", optimizers, CONDITIONERS), samples(data, crossover_data())
     problem = Problem(build_model("linear", x.shape[1], classes(y)), x, y, loss)
     predictions = linear_predictions(problem)

@@ -107,7 +107,7 @@ def decisions(axes, x, y, results, model=None):
     last = {r["optimizer"]: r for r in results}
     for k, optimizer in enumerate(sorted(last, key=lambda o: -WIDTHS.get(o, 1.6))):
         r, hue = last[optimizer], colour(optimizer)
-        neuron = r["w"].shape[-1] == 3
+        neuron = is_neuron(x, r, model)
         w = np.array(r.get("predicted", r["w"]) if neuron else r["w"], float)
         w = w[np.isfinite(w).all(-1) & (r["status"] == "ok")]
         if not len(w):
@@ -133,6 +133,12 @@ def decisions(axes, x, y, results, model=None):
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
 
 
+def is_neuron(x, r, model):
+    """Whether a result on the data x is a neuron's in the plane, which decides by a line through 0."""
+    neuron = model is None or getattr(model, "sizes", None) == (2, 1, 1)
+    return neuron and x.shape[1] == 2 and r["w"].shape[-1] == 3
+
+
 def boundary(axes, model, w, reach, style):
     """Where Φ(w, .) = 0 in the plane and, dotted, the kinks of the units in the first hidden layer."""
     across = np.linspace(-reach, reach, 241)
@@ -140,7 +146,7 @@ def boundary(axes, model, w, reach, style):
     values = model(w, grid).reshape(len(across), -1)
     hue, width, zorder = style.values()
     axes.contour(across, across, values, [0], colors=[hue], linewidths=width, zorder=zorder)
-    if model.degree > 1:
+    if getattr(model, "degree", 1) > 1 and hasattr(model, "sizes"):
         for normal in w[: 2 * model.sizes[1]].reshape(-1, 2):  # to one side, so that dots coincide
             line = decision_line(normal if tuple(normal) > (0, 0) else -normal, reach)
             axes.plot(*line, ":", color=hue, lw=1, zorder=1)
@@ -170,7 +176,7 @@ def direction(x, y, results, model=None, ways=None):
     optimizers, forms = groups(results, "optimizer"), groups(results, "form")
     error = lambda r: np.maximum(r["direction_error"].astype(float), 1e-17)
     limits = [r for r in forms.get("limit", []) if np.isfinite(error(r)).any()]
-    plane = x.shape[1] == 2 and results[0]["w"].shape[-1] == 3
+    plane = is_neuron(x, results[0], model)
     heights = [3, 2.8, 3.7] if ways and limits else [3, 3.7]
     boundaries = not plane and model is not None and x.shape[1] == 2 and set(y) == {-1, 1}
     panels = 2 + bool(limits) + boundaries

@@ -112,7 +112,7 @@ def margin_path(problem, w, h, steps=400):
 
 
 def rest(problem, conditioner, w, lr=1.0):
-    """The flow from w (runs, p) to log L <= -50: its state, and its `fate`."""
+    """The flow from w (runs, p) to log L <= -50: its state, and its `fate`, "ok" where h has settled."""
     state, _, h, reached = follow(problem, conditioner, w, (AT_REST / 2, AT_REST), lr)
     return state, fate(problem, state, h_settled(state, h, reached))
 

@@ -172,7 +172,7 @@ class State(NamedTuple):
 def start(problem, conditioner, w):
     """The state of all runs at t = 0 with the parameters w (runs, p); problem and conditioner are checked."""
     w = np.array(as_runs(problem.model, w))
-    check_conditioner(conditioner)
+    check_conditioner(conditioner, problem.model.size)
     with np.errstate(all="ignore"):
         log_loss, u = problem.gradient(w)
         g2 = (np.exp(log_loss)[:, None] * u) ** 2

@@ -12,13 +12,15 @@ WAY = (-1.0, -1.5, -2.0, -3.0, -5.0, -10.0, AT_REST / 2, AT_REST)  # log L where
 LEVELS = np.logspace(0, 13, 79)  # log 1/L at the film's frames
 
 
-def way(passed, path):
+def way(passed, fallen, path):
     """The way of many runs: {"far": log10 of log 1/L, (places, runs), "w": (places, runs, 3)}.
 
-    passed   w (levels, runs, 3) where the flow on the loss passed each of WAY
+    passed   w (levels, runs, 3) where the flow on the loss passed each of WAY, the last one where it ended
+    fallen   log 1/L (runs,) where it ended
     path     the states of the margin flow, which goes on from the last of them
     """
     far = np.repeat(np.log10(-np.array(WAY))[:, None], passed.shape[1], axis=1)
+    far[-1] = np.log10(fallen)
     return {
         "far": np.concatenate([far, *(state.far[None] for state in path)]),
         "w": np.concatenate([passed, *(state.w[None] for state in path)]),
@@ -43,7 +45,7 @@ def film(optimizers, runs=100, model="neuron", slope=0.5, data=None, eps=1e-5, b
     ends = [follow(problem, conditioner, w0)[0] for conditioner in conditioners.values()]
     good = np.flatnonzero(np.all([end.log_loss <= AT_REST for end in ends], axis=0))
     if not len(good):
-        raise ValueError("argument --film: no run separates the data under every optimizer")
+        raise ValueError(f"argument --film: no run comes to log L = {AT_REST:g} under every optimizer")
     predicted = np.array([unit(predict(problem, end.w[good], end.h[good])) for end in ends])
     lines = unit(predicted[..., :2] * np.sign(predicted[..., 2:]))
     to_turn = norm(unit(w0[good, :2] * np.sign(w0[good, 2:])) - lines).min(0)

@@ -37,7 +37,7 @@ class Margins:
 
     def curvature(self, w, weights):
         """The Hessian of Σ weights values, with weights (runs, M): (runs, p, p), by one backward pass."""
-        if self.problem.model.degree == 1:
+        if self.problem.model.degree == 1 and hasattr(self.problem.model, "units"):  # linear
             return np.zeros((*w.shape, w.shape[-1]))
         copies = np.broadcast_to(w, (w.shape[-1], *w.shape))
         weights = np.broadcast_to(weights, (len(copies), *weights.shape))
@@ -203,11 +203,10 @@ def least_norms(A, b, active, wanted):
             continue
         try:
             z[run] = least_norm(A[run, real], b[run, real])
+            tight = real[holds(-A[run, real], z[run], -b[run, real], 1e-9)]
+            mu[run, tight] = nnls(A[run, tight].T, z[run])
         except (ValueError, np.linalg.LinAlgError):  # there is none, or rounding leaves none
             possible[run] = False
-            continue
-        tight = real[holds(-A[run, real], z[run], -b[run, real], 1e-9)]
-        mu[run, tight] = nnls(A[run, tight].T, z[run])
     return z, mu / lengths, possible
 
 

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from limits import AT_REST, CERTIFIED, H_SETTLED
+from limits import AT_REST, CERTIFIED, H_SETTLED, LATE
 from minibias import angle_to_ones
 from optimizers import CONDITIONERS, SEPARATES_WITHIN
 
@@ -14,8 +14,8 @@ EXPLAINED = {
     "smaller data or a smaller --lr help",
     "still turning": f"still turning, no limit with a KKT residual of {CERTIFIED:g} or less was reached",
     "not separated": "not separated, the end point misclassifies some sample",
-    "h still moving": f"h still moving, by over {H_SETTLED:g} of itself from log L = {AT_REST / 2:g} to "
-    f"{AT_REST:g}, or the end not reached",
+    "h still moving": f"h still moving, by over {H_SETTLED:g} of itself since log L = {AT_REST / 2:g}, or "
+    f"the flow did not come to {AT_REST:g} (for limits {LATE:g})",
     "not finished": f"not finished in {5 * SEPARATES_WITHIN} steps; features of one scale help",
 }
 
@@ -180,10 +180,11 @@ def answers(verdicts):
     if verdicts:
         yield f"{'verdict':19}  {'claim':{width}}  {'at':33} {'mean difference':>15} ± standard error"
     for a in verdicts:
-        scale, form, unit = (100, "#.2g", " %") if a["metric"] == "test_accuracy" else (1, ".1e", "")
-        error = "" if a["standard_error"] is None else f" ± {scale * a['standard_error']:{form}}"
-        mean = f"{scale * a['mean']:{form}}"
-        yield f"{a['answer']:19}  {a['claim']:{width}}  {a['at']:33} {mean:>15}{error}{unit}"
+        share = a["metric"] == "test_accuracy"
+        digits = lambda v, share=share: f"{float(f'{100 * v:.2g}'):g}" if share else f"{v:.1e}"
+        error = "" if a["standard_error"] is None else f" ± {digits(a['standard_error'])}"
+        about = f"{a['answer']:19}  {a['claim']:{width}}  {a['at']:33}"
+        yield f"{about} {digits(a['mean']):>15}{error}{' %' * share}"
     if any(a["standard_error"] is None for a in verdicts):
         yield "one seed has no standard error: nothing is distinguishable with fewer than two"
 

@@ -195,6 +195,8 @@ def test_numbers_out_of_range_are_told(wrong, said):
     [
         ({"optimizers": "sgd"}, "optimizers must be some of gd, adagrad, rmsprop, adam, not 'sgd'"),
         ({"forms": ["limits"]}, "forms must be some of discrete, flow, limit, not 'limits'"),
+        ({"optimizers": []}, "optimizers must be some of gd, adagrad, rmsprop, adam, not none"),
+        ({"model": Own()}, "Own must have init(rng, runs)"),
         ({"model": "mlp"}, "the model must be neuron, linear or mlp:WIDTH[,WIDTH...], not 'mlp'"),
         ({"runs": 0}, "runs must be a whole number from 1 on, not 0"),
         ({"steps": 2.5}, "steps must be a whole number from 1 on, not 2.5"),
@@ -212,6 +214,35 @@ def test_a_study_takes_a_name_for_a_list_lists_for_arrays_and_a_model_of_ones_ow
     one = experiments.direction(model=MLP((2, 1, 1)), data=(X.tolist(), Y.tolist()), **wanted)["results"][0]
     other = experiments.direction(**wanted | {"optimizers": ["gd"], "forms": ["discrete"]})["results"][0]
     np.testing.assert_array_equal(one["w"], other["w"])
+
+
+class OneSum(AdaGrad):
+    """One sum for all coordinates, which all columns of S hold, with the step of the flow in closed form."""
+
+    def add(self, S, g2):
+        return S + g2.sum(-1, keepdims=True)
+
+    def relax(self, S, g2, log_g2, log_dt):
+        return S + np.exp(log_dt) * g2.sum(-1, keepdims=True)
+
+    def longest(self, S, t, g2, log_g2, fraction):
+        return np.log(fraction * (self.eps + S[:, :1])) - np.log(g2.sum(-1, keepdims=True))
+
+
+class Layers(AdaGrad):
+    """Another rate for each layer of a network of six parameters."""
+
+    longest = Conditioner.longest
+
+    def inverse_square(self, S, t):
+        return (self.eps + S) * np.array([1.0, 1, 1, 1, 4, 4])
+
+
+def test_conditioners_that_know_their_columns_pass():
+    problem = Problem(MLP((2, 2, 1)), X, Y)
+    for conditioner in (OneSum(), Layers()):
+        state, *_ = follow(problem, conditioner, np.ones((2, 6)), (0.0,))
+        assert (state.log_loss <= 0).all()
 
 
 @pytest.mark.parametrize("name", list(CONDITIONERS))

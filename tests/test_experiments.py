@@ -677,7 +677,7 @@ def test_a_limit_is_sought_where_h_has_settled_though_the_flow_ran_out_of_steps(
 
 
 def test_limits_without_a_single_step_are_said_to_be_so():
-    """AdaGrad's h on four samples of size 100 spans more than float64 resolves, so that every step fails."""
+    """Where h spans more than float64 resolves every step fails, and there is no last move."""
     r = {"w": np.ones((2, 2)), "w0": np.zeros((2, 2)), "crowded": np.array([0.0, 0.0])}
     both, x = np.array([True, True]), np.ones((4, 2))
     said = tables.reason("still turning", r | {"last_move": np.array([None, None])}, both, x)

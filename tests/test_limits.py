@@ -1,13 +1,16 @@
 """Facts about the ends of the margin flow, at kinks and away from them."""
 
+import autograd.numpy as anp
 import numpy as np
 import pytest
 
+import experiments
+import figures
 from datasets import default_data, three_classes
-from limits import Project, begin, margin_flow
+from limits import Project, begin, h_settled, margin_flow
 from minibias import NotSeparable, Problem, certificate, norm, predict, unit
 from models import MLP, Linear
-from optimizers import GD, AdaGrad, RMSProp, descend, follow, trajectory
+from optimizers import GD, AdaGrad, RMSProp, descend, follow, start, trajectory
 from pieces import Margins, kinks, smooth
 
 
@@ -216,3 +219,41 @@ def test_a_prediction_does_not_depend_on_the_other_runs():
     together = unit(predict(problem, flow.w, flow.h))
     alone = [unit(predict(problem, flow.w[k : k + 1], flow.h[k : k + 1]))[0] for k in range(10)]
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-8)
+
+
+def test_a_limit_is_sought_only_late_and_where_h_has_settled():
+    """After log L = -25, at -30 or less, with h changed by 1e-8 of itself or less since."""
+    problem = Problem(MLP((2, 1, 1)), *default_data(0))
+    state = start(problem, GD(), np.ones((4, 3)))._replace(log_loss=np.array([-29.9, -30.1, -30.1, -30.1]))
+    h = np.stack([state.h, state.h])
+    h[0, 3] *= 1 + 2e-8
+    reached = np.array([[True, True, False, True], [False] * 4])
+    np.testing.assert_array_equal(h_settled(state, h, reached), [False, True, False, False])
+
+
+class Norms:
+    """w_1 x_1 + w_2 x_2 + ||w|| tanh(x_1) / 2, of degree 1 and linear neither in w nor in x."""
+
+    size, degree = 2, 1
+
+    def init(self, rng, runs):
+        return rng.uniform(-1, 1, (runs, 2))
+
+    def __call__(self, w, x):
+        return w @ x.T + anp.sqrt((w**2).sum(-1, keepdims=True)) * anp.tanh(x[:, 0]) / 2
+
+
+def test_a_model_of_degree_1_need_not_be_linear():
+    """Its limits are certified, on large data too, and what is no KKT point is no prediction."""
+    x, y = default_data(0)
+    found = experiments.direction(["rmsprop"], ["limit"], 4, model=Norms(), data=(100 * x, y))
+    (limit,) = found["results"]
+    assert set(limit["status"]) == {"ok"} and "way" not in limit and not found["ways"]
+    for error in limit["direction_error"]:
+        assert error is None or error < 1e-6
+    problem = Problem(Norms(), x, y)
+    w = limit["w"] / 100
+    predicted = predict(problem, w, np.ones_like(w))
+    assert np.isnan(predicted).any(1).all() or certificate(problem, predicted, np.ones_like(w)).max() <= 1e-6
+    figure = figures.direction(100 * x, y, found["results"], Norms(), found["ways"])
+    figure.draw_without_rendering()
