@@ -35,6 +35,16 @@ def chosen(about, names, known):
     return names
 
 
+def learning_rates(optimizers, lr, usual, **others):
+    """A dict optimizer -> learning rate: `usual`, or what `others` have for some, where lr does not say.
+
+    lr       None; a number for all; or a dict of some
+    """
+    rates = {name: others.get(name, usual) for name in optimizers}
+    given = {} if lr is None else lr if isinstance(lr, dict) else dict.fromkeys(optimizers, lr)
+    return rates | given
+
+
 def as_parameters(model, w):
     """w as an array (..., p), p being the model's number of parameters; a list is taken as an array."""
     w = np.array(w, float) if isinstance(w, (list, tuple)) else w

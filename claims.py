@@ -9,6 +9,7 @@ hold for one that somebody adds to CONDITIONERS. What it asserts of some alone a
 import discussions
 import theorems
 from cases import Case, Qian
+from checks import learning_rates
 from losses import LOSSES
 from optimizers import CONDITIONERS
 from runs import silent, spread
@@ -19,7 +20,8 @@ QIAN_RATES, QIAN_STEPS = (0.5, 0.1), 100_000  # Qian and Qian's learning rates; 
 def claims(seed=0, eps=1e-5, b=0.9, lr=None, runs=100, jobs=1, losses=None, report=silent):
     """Measure every statement of the slides that a computer can check: a dict of "claims" and "proof".
 
-    lr       a dict of learning rates of the discrete update; those that it lacks are 0.1, and 0.001 for gd
+    lr       of the discrete update: a dict of learning rates, those that it lacks are 0.1, and 0.001 for gd;
+             or a number for all
     runs     initialisations of the neuron; networks have ten
     losses   some of LOSSES; None takes all
     jobs     processes; `report` hears how far they are, as in `runs.spread`
@@ -27,9 +29,9 @@ def claims(seed=0, eps=1e-5, b=0.9, lr=None, runs=100, jobs=1, losses=None, repo
     The claims are a list of `row`s. The proof is what the figure shows of each optimizer:
     the `Case.proof` of run 0 with the exponential loss.
     """
-    rates, losses = {"gd": 0.001} | (lr or {}), tuple(losses or LOSSES)
+    rates, losses = learning_rates(CONDITIONERS, lr, 0.1, gd=0.001), tuple(losses or LOSSES)
     subjects = [
-        Case(optimizer, loss, conditioner(eps, b), rates.get(optimizer, 0.1), seed, runs)
+        Case(optimizer, loss, conditioner(eps, b), rates[optimizer], seed, runs)
         for optimizer, conditioner in CONDITIONERS.items()
         for loss in losses
     ]

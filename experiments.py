@@ -22,7 +22,7 @@ from functools import cache
 
 import numpy as np
 
-from checks import check_counts, check_positive, chosen
+from checks import check_counts, check_positive, chosen, learning_rates
 from datasets import check_data, classes, crossover_data, default_data, read_data
 from limits import CERTIFIED, fate, h_settled, margin_path, put
 from minibias import Problem, certificate, norm, normalised_margin, predict, predict_linf, unit
@@ -30,7 +30,7 @@ from models import MLP, Linear
 from momentum import update
 from optimizers import CONDITIONERS, SEPARATES_WITHIN, Flow, descend, follow, start, trajectory
 from paths import WAY, way
-from pieces import kinks
+from pieces import kinks, linear
 from runs import say, silent, spread, with_nulls
 from starts import SAME, distinct, ends, kkt_points, share_of_best, sphere
 
@@ -40,15 +40,13 @@ SMALLEST_EPSILON = 1e-290  # `crossover`: S must be resolved beside ε, and floa
 
 
 def rates(optimizers, lr=None):
-    """A dict of learning rates: lr for all, or a dict of some; by default 0.001 for GD and 0.1 for others."""
-    usual = {name: {"gd": 0.001}.get(name, 0.1) if lr is None else lr for name in optimizers}
-    return usual | lr if isinstance(lr, dict) else usual
+    """Learning rates of the discrete form as in `learning_rates`, by default 0.001 for GD, 0.1 for others."""
+    return learning_rates(optimizers, lr, 0.1, gd=0.001)
 
 
 def flow_rates(optimizers, lr=None):
     """The same for the flow, by default 1 for all: the slides' flow."""
-    usual = dict.fromkeys(optimizers, 1.0 if lr is None else lr)
-    return usual | lr if isinstance(lr, dict) else usual
+    return learning_rates(optimizers, lr, 1.0)
 
 
 def samples(data, default):
@@ -102,6 +100,9 @@ def direction(
     constant    whether a feature of ones is appended to x
     lr          a dict optimizer -> learning rate of the discrete form, a number for all, None as in `rates`
     momentum    of the discrete form, in [0, 1)
+    eps, b, loss   as in `optimizers.Conditioner` and `Problem`
+    seed        of the starts and of the authors' data
+    jobs        processes; `report` hears how far they are, as in `runs.spread`
     Returns {"data": {x, y}, "results": a dict for each optimizer and form, arrays over the runs, "ways":
     optimizer -> the `way` of its runs to their limits, for a neuron of two features}.
     Raises ValueError for values out of range, or a problem too large for "limit".
@@ -196,8 +197,7 @@ def safe_scale(problem, conditioner):
     scale of x, if h_∞ is isotropic whatever the path.
     """
     largest = float(abs(problem.x).sum(1).max())  # that a margin can be at w in (-1, 1)^d
-    linear = isinstance(problem.model, MLP) and problem.model.degree == 1
-    if not linear or not conditioner.isotropic or largest < 100:
+    if not linear(problem.model) or not conditioner.isotropic or largest < 100:
         return 1.0
     return 2.0 ** round(math.log2(largest))
 
@@ -243,15 +243,17 @@ def crossover(
 ):
     """What ε hides: RMSProp and Adam head for the ℓ∞ max-margin direction before they turn to the L2 one.
 
-    The flow of a linear model from w = 0, for every optimizer and ε; lr is as in `direction`, 1 by default.
+    The flow of a linear model from w = 0, for every optimizer and ε; lr is 1 by default. All else is as in
+    `direction`.
     Returns {"data", "predictions": both directions with their proofs, "results": one for each optimizer and
     ε, "slopes": optimizer -> slope of the crossings against log 1/ε}. Raises ValueError for an ε that float64
     cannot resolve, NotSeparable for data that no linear model separates.
     """
     epsilons = np.ravel(epsilons).tolist()
-    if not min(epsilons, default=0) >= SMALLEST_EPSILON:
+    smallest = min(epsilons, default=0)
+    if not smallest >= SMALLEST_EPSILON:
         least = f"{SMALLEST_EPSILON:g} or more, what float64 resolves"
-        raise ValueError(f"argument --epsilons: expected {least}, not {epsilons}")
+        raise ValueError(f"argument --epsilons: expected {least}, not {smallest:g}")
     optimizers, (x, y) = chosen("optimizers", optimizers, CONDITIONERS), samples(data, crossover_data())
     problem = Problem(build_model("linear", x.shape[1], classes(y)), x, y, loss)
     predictions = linear_predictions(problem)
@@ -337,6 +339,7 @@ def starts(
     radii     the lengths of the starts; `starts` of them are spread evenly over the sphere of each
     data      as in `direction`, of two classes in the plane
     lr        of the flow: a dict optimizer -> number, a number for all, None for 1, the slides' flow
+    All else is as in `direction`.
     Returns {"data", "kkt_points": of the L2 problem, "results": one for each optimizer and radius, "dial":
     one for each ε of AdaGrad and radius}. In the dial `moved` is max_j ∫ g_j² dt / ε, how far h has come from
     GD's, and `ratio` the limit's L2 margin over the largest with its sign of v.

@@ -13,7 +13,7 @@ from autograd.core import make_vjp
 from checks import as_parameters, as_runs, check_model, check_separates
 from datasets import check_data, classes
 from losses import LOSSES
-from pieces import Margins, nearest, norm, smooth
+from pieces import Margins, linear, nearest, norm, smooth
 from solvers import NotSeparable, largest_linf_margin, least_norm, nearest_point  # noqa: F401 (theirs)
 
 
@@ -135,8 +135,8 @@ def predict(problem, w, h):
     if problem.model.degree == 1:
         G = problem.jacobian(w) * np.sqrt(h)[:, None]
         w = np.array([least_norm(rows, np.ones(len(rows))) for rows in G]).reshape(w.shape) * np.sqrt(h)
-        linear = hasattr(problem.model, "units")  # one's own need not be
-        return np.where(linear or certificate(problem, w, h)[:, None] <= 1e-6, w, np.nan)
+        good = linear(problem.model) or certificate(problem, w, h)[:, None] <= 1e-6
+        return np.where(good, w, np.nan)
     check_separates(problem.margins(w))
     found, runs = np.full(w.shape, np.nan), np.arange(len(w))  # those that still move
     here = scaled(problem, w)

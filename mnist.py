@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from checks import check_counts, chosen
+from checks import check_counts, chosen, learning_rates
 from cnn import CNN, Blocks
 from datasets import read_images
 from limits import LateFlow
@@ -29,10 +29,8 @@ PROBLEMS = {}  # what this process has made of the images it works on
 
 
 def rates(optimizers, lr=None):
-    """A dict of learning rates: lr itself, or lr for all, or by default 0.0002 for GD and 0.01 for others."""
-    if isinstance(lr, dict):
-        return lr
-    return {name: {"gd": 0.0002}.get(name, 0.01) if lr is None else lr for name in optimizers}
+    """Learning rates as in `checks.learning_rates`, by default 0.0002 for GD and 0.01 for the others."""
+    return learning_rates(optimizers, lr, 0.01, gd=0.0002)
 
 
 def margin(optimizers=None, eps=1e-5, steps=400, **settings):

@@ -37,7 +37,7 @@ class Margins:
 
     def curvature(self, w, weights):
         """The Hessian of Σ weights values, with weights (runs, M): (runs, p, p), by one backward pass."""
-        if self.problem.model.degree == 1 and hasattr(self.problem.model, "units"):  # linear
+        if linear(self.problem.model):
             return np.zeros((*w.shape, w.shape[-1]))
         copies = np.broadcast_to(w, (w.shape[-1], *w.shape))
         weights = np.broadcast_to(weights, (len(copies), *weights.shape))
@@ -112,9 +112,14 @@ def smooth(problem, w, before=None):
     return Pieces(problem, w, chosen, units & (problem.model.slope < 1), slopes)
 
 
+def linear(model):
+    """Whether a model is known to be linear, in w and in x; one's own of degree 1 need not be."""
+    return model.degree == 1 and hasattr(model, "units")
+
+
 def plain(model):
     """Whether a model names no pieces: one of one's own, or the linear one."""
-    return model.degree == 1 or not hasattr(model, "units")
+    return linear(model) or not hasattr(model, "units")
 
 
 def kinks(problem, w):

@@ -174,17 +174,21 @@ def images(summary):
         )
 
 
+def two_digits(value, percent):
+    """The first two digits of a number, as an exponential or of the number in percent."""
+    return f"{float(f'{100 * value:.2g}'):g}" if percent else f"{value:.1e}"
+
+
 def answers(verdicts):
     """A line for each verdict, with the mean of the paired differences and its standard error."""
     width = max((len(a["claim"]) for a in verdicts), default=0)
     if verdicts:
         yield f"{'verdict':19}  {'claim':{width}}  {'at':33} {'mean difference':>15} ± standard error"
     for a in verdicts:
-        share = a["metric"] == "test_accuracy"
-        digits = lambda v, share=share: f"{float(f'{100 * v:.2g}'):g}" if share else f"{v:.1e}"
-        error = "" if a["standard_error"] is None else f" ± {digits(a['standard_error'])}"
-        about = f"{a['answer']:19}  {a['claim']:{width}}  {a['at']:33}"
-        yield f"{about} {digits(a['mean']):>15}{error}{' %' * share}"
+        percent = a["metric"] == "test_accuracy"
+        mean, *error = (two_digits(a[k], percent) for k in ("mean", "standard_error") if a[k] is not None)
+        about = f"{a['answer']:19}  {a['claim']:{width}}  {a['at']:33} {mean:>15}"
+        yield " ± ".join([about, *error]) + " %" * percent
     if any(a["standard_error"] is None for a in verdicts):
         yield "one seed has no standard error: nothing is distinguishable with fewer than two"
 
