@@ -5,8 +5,10 @@ returns log L (...), e (..., M) and total (..., 1) with ∂ log L / ∂q = -e / 
 from log L.
 """
 
-import autograd.numpy as np
+import autograd.numpy
+import numpy as np
 from autograd.extend import defvjp, notrace_primitive, primitive
+from autograd.tracer import isbox
 
 
 class Exponential:
@@ -24,9 +26,10 @@ class Logistic:
 
     def __call__(self, q, others):
         if others == 1 and harmless(q):  # then ℓ itself can be formed, with a third of the work
-            t = np.exp(-q)
-            total = (np.log1p(t) @ np.ones(q.shape[-1]))[..., None]
-            return np.log(total)[..., 0], t / (1 + t), total
+            functions = library(q)
+            t = functions.exp(-q)
+            total = (functions.log1p(t) @ np.ones(q.shape[-1]))[..., None]
+            return functions.log(total)[..., 0], t / (1 + t), total
         if others > 1:
             shape = q.shape
             lowest, shares, sums = log_sum_exp(q.reshape(*shape[:-1], shape[-1] // others, others))
@@ -47,9 +50,15 @@ LOSSES = {"exp": Exponential(), "log": Logistic()}
 def log_sum_exp(q):
     """log Σ_i e^-q_i over the last axis (...), and e (..., N), total (..., 1): the gradient is -e / total."""
     low = 0.0 if harmless(q) else smallest(q)
-    e = np.exp(low - q)
+    functions = library(q)
+    e = functions.exp(low - q)
     total = (e @ np.ones(q.shape[-1]))[..., None]  # BLAS adds faster than sum() does
-    return (np.log(total) - low)[..., 0], e, total
+    return (functions.log(total) - low)[..., 0], e, total
+
+
+def library(q):
+    """NumPy, or autograd's NumPy where q is traced: its wrappers cost as much as a small array's exp."""
+    return autograd.numpy if isbox(q) else np
 
 
 @notrace_primitive
@@ -75,7 +84,8 @@ def log_logistic(q):
 
 def logistic_weight(q, log_loss):
     """-d/dq log ℓ(q) = 1 / ((1 + e^q) ℓ(q)) in (0, 1), given log ℓ(q): 1 far right, about -1/q far left."""
-    return np.exp(-np.logaddexp(0.0, q) - log_loss)
+    functions = library(q)
+    return functions.exp(-functions.logaddexp(0.0, q) - log_loss)
 
 
 defvjp(log_logistic, lambda ans, q: lambda g: -g * logistic_weight(q, ans))
