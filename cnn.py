@@ -18,6 +18,7 @@ from autograd.numpy import stack
 from numpy.lib.stride_tricks import as_strided
 
 from minibias import Problem
+from models import choose, derivative, relu
 
 
 @primitive
@@ -140,15 +141,6 @@ defvjp(
 )
 
 
-@notrace_primitive
-def slopes(z, clarke):
-    """ReLU's derivative at z, in z's dtype, untraced: 1 above 0, 0 below, and `clarke` in [0, 1] at 0."""
-    s = (z > 0).astype(z.dtype)
-    if clarke:
-        s[z == 0] = clarke
-    return s
-
-
 def left_right(z):
     """Views of the left and the right column of each window: z (R, c, C, N) -> two (2R', c, C', N).
 
@@ -172,7 +164,7 @@ def winners(z, clarke):
     best = np.maximum(left, right)
     upper, lower = best[0::2], best[1::2]
     top = np.maximum(upper, lower)
-    factor = slopes(top, clarke)
+    factor = derivative(top, 0.0, clarke)
     below = factor * (lower > upper)
     return top * factor, (right > left, factor - below, below)
 
@@ -283,12 +275,13 @@ class CNN:
         a = self.pooled(conv(W_1, p))
         a = self.pooled(conv(W_2, unfold(a, 3)))
         z = W_3 @ a.swapaxes(0, 1).reshape(-1, a.shape[-1])
-        return (W_4 @ (z * slopes(z, self.clarke))).T.astype(float)
+        return (W_4 @ relu(z, self.clarke)).T.astype(float)
 
     def pooled(self, z):
         """ReLU and pooling of z (R, c, C, N): (R', c, C', N)."""
-        value, choice = winners(z, self.clarke)
-        return pool(z, choice, value)
+        value, own = winners(z, self.clarke)
+        choice = choose(lambda: own)
+        return pool(z, choice, value if choice is own else None)
 
 
 class Blocks(Problem):

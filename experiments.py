@@ -25,17 +25,25 @@ import numpy as np
 from checks import check_counts, check_positive, chosen, learning_rates
 from datasets import check_data, classes, crossover_data, default_data, read_data
 from limits import CERTIFIED, fate, h_settled, margin_path, put
-from minibias import Problem, certificate, norm, normalised_margin, predict, predict_linf, unit
+from minibias import (
+    Problem,
+    certificate,
+    certify,
+    linear,
+    norm,
+    normalised_margin,
+    predict,
+    predict_linf,
+    unit,
+)
 from models import MLP, Linear
 from momentum import update
 from optimizers import CONDITIONERS, SEPARATES_WITHIN, Flow, descend, follow, start, trajectory
 from paths import WAY, way
-from pieces import kinks, linear
 from runs import say, silent, spread, with_nulls
 from starts import SAME, distinct, ends, kkt_points, share_of_best, sphere
 
 FORMS = ("discrete", "flow", "limit")
-LARGEST_JACOBIAN = 2e8  # entries: runs x margins x parameters
 SMALLEST_EPSILON = 1e-290  # `crossover`: S must be resolved beside ε, and float64 ends at 1e-308
 
 
@@ -105,7 +113,7 @@ def direction(
     jobs        processes; `report` hears how far they are, as in `runs.spread`
     Returns {"data": {x, y}, "results": a dict for each optimizer and form, arrays over the runs, "ways":
     optimizer -> the `way` of its runs to their limits, for a neuron of two features}.
-    Raises ValueError for values out of range, or a problem too large for "limit".
+    Raises ValueError for values out of range.
     """
     optimizers, forms = chosen("optimizers", optimizers, CONDITIONERS), chosen("forms", forms, FORMS)
     check_counts(runs=runs, steps=steps)
@@ -113,13 +121,6 @@ def direction(
     x = np.column_stack([x, np.ones(len(x))]) if constant else x
     model = build_model(model, x.shape[1], classes(y), slope) if isinstance(model, str) else model
     problem = Problem(model, x, y, loss)
-    entries = runs * len(x) * max(1, problem.outputs - 1) * problem.model.size
-    if "limit" in forms and entries > LARGEST_JACOBIAN:
-        asked = f"runs x samples x parameters = {entries:.2g}"
-        raise ValueError(
-            f"form limit takes {LARGEST_JACOBIAN:.0e} numbers at most for the margins' gradients, "
-            f"not {asked}: use fewer --runs or --forms discrete,flow"
-        )
     if momentum and "discrete" not in forms:
         raise ValueError("argument --momentum: it is the discrete form's, expected --forms with discrete")
     if not hasattr(problem.model, "init"):
@@ -215,16 +216,16 @@ def limit(problem, w, h, good):
         predicted = unit(predict(problem, at, h))
     except ValueError:  # no prediction, since the data are too badly scaled for one
         predicted = np.full(at.shape, np.nan)
+    found = certify(problem, end.w, h)
     measured = {
         "predicted": predicted,
         "direction_error": norm(unit(end.w) - predicted),
-        "kkt_residual": certificate(problem, end.w, h),
+        "kkt_residual": found.residual,
         "kkt_residual_unweighted": certificate(problem, end.w, np.ones_like(h)),
-        "kkt_residual_one_gradient": certificate(problem, end.w, h, kinks=False),
-        "kinks": kinks(problem, end.w),
+        "kkt_residual_one_gradient": found.one_gradient,
+        "kinks": found.kinks,
         "log10_log_inverse_loss": end.far,
         "last_move": end.last_move,
-        "crowded": end.crowded,
     }
     nothing = lambda values: np.full((len(w), *values.shape[1:]), np.nan)
     found = {name: put(nothing(values), good, values) for name, values in measured.items()}

@@ -1,15 +1,16 @@
 """Where the flow ends: the margin flow to its limit, implicit Euler on the loss, and the late flow."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from autograd.core import make_vjp
 
-from checks import as_runs, check_separates
-from minibias import Problem, norm, normalised_margin, scaled, unit
+from checks import as_runs, check_positive, check_separates
+from kinks import SLACK, Choices, Climbed, Pieces, climb, longest, newton, scattered, taken
+from minibias import Problem, norm, normalised_margin, scaled
 from optimizers import choose, follow, trajectory
-from pieces import nearest, smooth
 
 AT_REST = -50.0  # log L where the flow counts as at rest, that is its h: see `rest`
 LATE = -30.0  # log L that is late enough for a limit, if the flow runs out of steps on its way to rest
@@ -18,22 +19,42 @@ SETTLED = 1e-12  # the last move of a direction at rest
 CERTIFIED = 1e-6  # the largest KKT residual of a limit that counts as reached
 
 
+PATIENCE = 100  # steps without a residual that halves after which a certified run has ended
+NEAR = 1e-4  # the residual from which on Newton's step is tried
+SHORTEST = 1e-9  # 1 - c of the shortest step
+TURN = 0.05  # radians that the direction may turn in a step until it is at rest: see `margin_flow`
+
+
 class Limit(NamedTuple):
-    """All runs of the margin flow at one moment. `settled` says which have ended."""
+    """All runs of the margin flow at one moment."""
 
     w: np.ndarray  # (runs, p) the parameters, scaled to q_min = 1
-    before: np.ndarray  # (runs, p) where the last step came from or, if it failed, where it led
     far: np.ndarray  # (runs,) log10 of log 1/L
-    growth: np.ndarray  # (runs,) ρ, by how much the next step is to multiply the least margin
+    size: np.ndarray  # (runs,) 1 - c of the next step
     last_move: np.ndarray  # (runs,) of the direction w / ||w||, by the last step
-    crowded: np.ndarray  # (runs,) whether a sample lies on so many kinks that its pieces are too many
+    residual: np.ndarray  # (runs,) the KKT residual that the last step found, from above
+    lowest: np.ndarray  # (runs,) the residual when it last fell to half of this
+    since: np.ndarray  # (runs,) steps since then
+    reach: np.ndarray  # (runs,) how far Newton's step may turn the direction
     alive: np.ndarray  # (runs,) whether the run still moves
+    pieces: Pieces  # that carried the last step
     steps: int  # made so far
 
     @property
     def settled(self):
-        """(runs,) whether the direction came to rest."""
-        return self.last_move < SETTLED
+        """(runs,) whether the direction came to rest, or its residual to where it falls no more."""
+        return (self.residual < SETTLED) | (self.residual <= CERTIFIED) & (self.since >= PATIENCE)
+
+    @property
+    def reason(self):
+        """Why each run ended: a list of sentences."""
+        out = f"out of steps after {self.steps}, with a residual of %.1e; more steps help"
+        stuck = (
+            "no step succeeds, down to 1 - c = %.0e, with a residual of %.1e; is each kink of the model one "
+        )
+        stuck += "of models.leaky, relu and largest?"
+        words = zip(self.settled, self.size, self.residual)
+        return ["settled" if ok else stuck % (c, r) if c <= SHORTEST else out % r for ok, c, r in words]
 
 
 @dataclass(frozen=True)
@@ -45,41 +66,80 @@ class Project:
 
     Why its fixed directions are the KKT points of min ||h^-1/2 w||² s.t. q_i(w) >= 1: the projection v of w
     has multipliers λ_i >= 0, above 0 only where q_i(v) is least, with h^-1 (v - w) = Σ λ_i ∂q_i(v). If the
-    direction stays, v = c w with c > 1, then h^-1 v = Σ c / (c - 1) λ_i ∂q_i(v), the KKT condition; and so
+    direction stays, v = w / c with c < 1, then h^-1 v = Σ λ_i / (1 - c) ∂q_i(v), the KKT condition; and so
     back. That is the theorem.
 
-    At kinks the margins stand as their pieces. A step whose least margin ends more than 1e-3 off is tried
-    again with √ρ. ρ grows while the direction hardly moves. w is scaled back to q_min = 1 after each step, so
-    that nothing overflows, however far it goes.
+    Up to its length, and linearised, the step is h^-1/2 w' = c h^-1/2 w + Σ λ_k h^1/2 ∂q_k: `kinks.climb`.
+    Its size 1 - c grows while steps are easy, and is halved where one fails. The direction turns by no more
+    than `turn` in a step. w is scaled back to q_min = 1 after each step, so that nothing overflows. Every
+    tenth step near the end is Newton's: see `sooner`.
     """
 
     problem: Problem
     h: np.ndarray  # (runs, p)
+    turn: float = TURN
+
+    @cached_property
+    def choices(self):
+        return Choices(self.problem)
 
     def __call__(self, state):
-        runs = np.flatnonzero(state.alive)
-        w, rho = state.w[runs], state.growth[runs]
-        functions = smooth(self.problem, w, state.before[runs])
+        runs, D = np.flatnonzero(state.alive), self.problem.model.degree
+        h, size = self.h[runs], state.size[runs]
+        w, pieces, far, reach = state.w[runs], taken(state.pieces, runs), state.far[runs], state.reach[runs]
         with np.errstate(all="ignore"):
-            start = w * rho[:, None] ** (1 / self.problem.model.degree)
-            new, good = nearest(functions, self.h[runs], w, start, rho)
-            q = self.problem.margins(new).min(-1)
-            good &= abs(q / rho - 1) < 1e-3
-            ended = np.where(good[:, None], scaled(self.problem, new), w)
-            tried = np.where(np.isfinite(new) & ~good[:, None], new, w)
-            move = np.where(good, norm(unit(ended) - unit(w)), state.last_move[runs])
-            faster = np.where(move < 1e-2, np.minimum(rho**1.3, 1e4), rho)
-            growth = np.where(good, faster, np.sqrt(rho))
-            far = state.far[runs] + np.where(good, np.log10(q), 0)
-        alive = ~(good & (move < SETTLED)) & (growth > 1 + 1e-6) & ~functions.crowded
-        new = Limit(ended, tried, far, growth, move, functions.crowded, alive, state.steps + 1)
-        return Limit(*(put(a, runs, b) for a, b in zip(state, new)))
+            end = climb(self.choices, w, h, pieces, size, self.turn)
+            if state.steps % 10 == 9:
+                end, w, reach = self.sooner(end, w, h, pieces, size, reach)
+        good = end.good
+        room = 0.9 * self.turn / np.maximum(end.turned, 1e-300)
+        easier = np.clip(np.where(end.rounds <= 2, 1.3, 1.0), 0.5, np.maximum(room, 0.5))
+        harder = np.where(end.turned > self.turn, np.clip(room, 0.1, 0.9), 0.5)
+        grown = np.minimum(size * np.where(good, easier, harder), longest(D))
+        move = np.where(good, end.turned, state.last_move[runs])
+        far = far - np.where(good, D * np.log10(1 - size), 0)
+        fell = end.residual < state.lowest[runs] / 2
+        lowest = np.where(fell, end.residual, state.lowest[runs])
+        since = np.where(fell, 0, state.since[runs] + 1)
+        stays = (end.residual <= CERTIFIED) & (since >= PATIENCE)
+        alive = (end.residual >= SETTLED) & (grown > SHORTEST) & ~stays
+        new = Limit(end.w, far, grown, move, end.residual, lowest, since, reach, alive, None, state.steps + 1)
+        old = state.pieces._replace(real=put(state.pieces.real, runs, False))
+        pieces = scattered([(slice(None), old), (runs, end.pieces)], len(state.w))
+        changed = [put(a, runs, b) for a, b in zip(state[:-2], new)]
+        return Limit(*changed, pieces, new.steps)
+
+    def sooner(self, end, w, h, pieces, size, reach):
+        """`end`, w and `reach`, or where a step leads from Newton's, and that, if it leads on further."""
+        some = np.flatnonzero(end.good & (end.residual < NEAR) & (end.residual >= SETTLED))
+        if not len(some):
+            return end, w, reach
+        radius = np.minimum(np.maximum(reach[some], 10 * end.turned[some]), self.turn)
+        there, minimum = newton(self.choices, end.w[some], h[some], taken(end.pieces, some), radius)
+        right = minimum & (self.problem.margins(there).min(-1) > 0.5)
+        there = scaled(self.problem, np.where(right[:, None], there, end.w[some]))
+        after = climb(self.choices, there, h[some], taken(end.pieces, some), size[some], self.turn)
+        length = lambda w: norm(w / np.sqrt(h[some]))
+        gain = self.problem.model.degree * np.log(length(end.w[some]) / length(after.w))
+        closer = after.residual < end.residual[some] / 2
+        better = right & after.good & (closer & (gain > -SLACK) | (gain > SLACK))
+        reach = put(reach, some, np.where(better, 3 * radius, radius / 3))
+        some, there, after = some[better], there[better], select(after, better)
+        rest = end.pieces._replace(real=put(end.pieces.real, some, False))
+        pieces = scattered([(slice(None), rest), (some, after.pieces)], len(w))
+        changed = [
+            put(a, some, b) for a, b in zip(end._replace(pieces=end.good), after._replace(pieces=after.good))
+        ]
+        return Climbed(*changed)._replace(pieces=pieces), put(w, some, there), reach
+
+
+def select(climbed, runs):
+    parts = [a[runs] for a in climbed._replace(pieces=climbed.good)]
+    return Climbed(*parts)._replace(pieces=taken(climbed.pieces, runs))
 
 
 def put(a, runs, b):
-    """The array a (all runs, ...) with b at the `runs`; b itself if it is no array."""
-    if not np.ndim(b):
-        return b
+    """The array a (all runs, ...) with b at the `runs`."""
     a = a.copy()
     a[runs] = b
     return a
@@ -88,27 +148,32 @@ def put(a, runs, b):
 def begin(problem, w):
     """The margin flow's first state, from w (runs, p), which must separate the data."""
     runs, far = len(w), np.log10(problem.margins(w).min(-1))
-    w, no = scaled(problem, w), np.zeros(len(w), bool)
-    return Limit(w, w, far, np.full(runs, 1.5), np.full(runs, np.inf), no, ~no, 0)
+    none = Choices(problem).none(runs)
+    endless = np.full(runs, np.inf)
+    size, since, alive = np.full(runs, 0.1), np.zeros(runs, int), np.ones(runs, bool)
+    return Limit(scaled(problem, w), far, size, endless, endless, endless, since, 0 * size, alive, none, 0)
 
 
-def margin_flow(problem, w, h, steps=400):
-    """Where the margin flow ends from w (runs, p), with h (runs, p): a `Limit`.
+def margin_flow(problem, w, h, steps=3000, turn=TURN):
+    """Where the margin flow ends from w (runs, p), with h (runs, p): a `Limit`, whose `reason` says why.
 
     w must separate the data. The flow on the loss should have come to log L <= -50 or so, where log 1/L is
-    hardly more than q_min. A run ends when its direction moves by less than 1e-12 in a step. It is given up
-    after so many `steps`, where even the shortest step fails, or where it is `crowded`. `certificate` says
-    how good an end is, settled or not.
+    hardly more than q_min. A run ends when its KKT residual is below 1e-12. It is given up after so many
+    `steps`, or where even the shortest step fails. `certificate` says how good an end is, settled or not.
+
+    turn      radians, the most that the direction may turn in a step. A long step can jump to another KKT
+              point than the flow's own; with a quarter of the default the limits are the same
     """
-    *_, state = margin_path(problem, w, h, steps)
+    *_, state = margin_path(problem, w, h, steps, turn)
     return state
 
 
-def margin_path(problem, w, h, steps=400):
+def margin_path(problem, w, h, steps=3000, turn=TURN):
     """The same flow from its start to its end: an iterator over its states."""
     w, h = as_runs(problem.model, w, h)
+    check_positive(turn=turn)
     check_separates(problem.margins(w))
-    return trajectory(Project(problem, h), begin(problem, w), lambda state: state.steps >= steps)
+    return trajectory(Project(problem, h, turn), begin(problem, w), lambda state: state.steps >= steps)
 
 
 def rest(problem, conditioner, w, lr=1.0):

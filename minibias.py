@@ -5,16 +5,18 @@ direction of w is that of a KKT point of min ||h_∞^-1/2 ⊙ w||² subject to q
 q_i = y_i Φ(w, x_i).
 """
 
-from contextlib import suppress
+from contextlib import nullcontext
+from functools import cached_property
+from typing import NamedTuple
 
 import autograd.numpy as np
 from autograd.core import make_vjp
 
-from checks import as_parameters, as_runs, check_model, check_separates
+from checks import as_parameters, as_runs, check_model, check_positive, check_separates
 from datasets import check_data, classes
+from kinks import Choices, climb, groups, longest, scattered, taken
 from losses import LOSSES
-from pieces import Margins, linear, nearest, norm, smooth
-from solvers import NotSeparable, largest_linf_margin, least_norm, nearest_point  # noqa: F401 (theirs)
+from solvers import NotSeparable, largest_linf_margin, least_norm, nearest_point, norm, unit  # noqa: F401
 
 
 class Problem:
@@ -77,16 +79,64 @@ class Problem:
         return log_loss, backward(self.pairs_transpose(e)) / -total
 
     def jacobian(self, w):
-        """∂q_i(w), (..., N, p): the derivative of the backward pass, a parameter a time."""
-        backward, q = make_vjp(self.margins, as_parameters(self.model, w))
-        forward, u = make_vjp(backward, np.zeros(q.shape))
-        return np.stack([forward(np.broadcast_to(row, u.shape)) for row in np.eye(u.shape[-1])], axis=-1)
+        """∂q_i(w) of all M margins: w (..., p) -> (..., M, p)."""
+        w = as_parameters(self.model, w)
+        each = w.reshape(-1, w.shape[-1])
+        which = np.arange(len(self.y) * max(1, self.outputs - 1))
+        rows = self.rows(each, np.broadcast_to(which, (len(each), len(which))))
+        return rows.reshape(*w.shape[:-1], *rows.shape[1:])
 
-    def contrasts(self):
-        """x (M, d) and c (M, outputs) with which the M margins are <c_i, Φ(w, x_i)>."""
+    def slopes(self, w, direction):
+        """<∂q_m(w), direction> of all M margins at w (runs, p): (runs, M). The backward pass is linear in its
+        weights, so that its derivative in them is the forward pass.
+        """
+        backward, q = make_vjp(self.margins, w)
+        forward, _ = make_vjp(backward, np.zeros(q.shape))
+        return forward(direction)
+
+    def rows(self, w, which, context=lambda part: nullcontext()):
+        """∂q_m(w) of the margins m = `which` (runs, K) at w (runs, p): (runs, K, p), by backpropagation.
+
+        A model that takes x (runs, N, d) has each of them as a run of its own, with one sample. Another model
+        is called for one sample after the other. `context(part)` is entered for each call, where `part`
+        indexes the pairs (run, K) that it is for.
+        """
+        x, c = self.x[self.sample(which)], self.contrast(which)
+        if self.takes_runs:
+            copies = np.repeat(w, which.shape[1], 0)
+            each = (slice(None), slice(None))
+            with context(each):
+                backward, phi = make_vjp(lambda w: self.model(w, x.reshape(len(copies), 1, -1)), copies)
+            return backward(c.reshape(phi.shape)).reshape(*which.shape, -1)
+        G = np.empty((*which.shape, w.shape[-1]))
+        for run, k in np.ndindex(which.shape):
+            with context((slice(run, run + 1), slice(k, k + 1))):
+                one = x[run, k : k + 1]
+                backward, phi = make_vjp(lambda w, one=one: self.model(w, one), w[run : run + 1])
+            G[run, k] = backward(c[run, k].reshape(phi.shape))[0]
+        return G
+
+    def sample(self, which):
+        """The samples that margins belong to."""
+        return which // max(1, self.outputs - 1)
+
+    def contrast(self, which):
+        """The c (..., outputs) with which the margins `which` (...) are <c, Φ(w, x)>."""
         if self.outputs == 1:
-            return self.x, self.y[:, None]
-        return np.repeat(self.x, self.outputs - 1, axis=0), np.concatenate(self.sides[self.y.astype(int)])
+            return self.y[which][..., None]
+        others = self.outputs - 1
+        return self.sides[self.y[which // others].astype(int), which % others]
+
+    @cached_property
+    def takes_runs(self):
+        """Whether the model takes x (runs, N, d) too, which gives each run samples of its own."""
+        w, x = np.random.default_rng(0).normal(size=(2, self.model.size)), self.x[[[0, -1], [-1, 0]]]
+        alone = [self.model(w[k : k + 1], x[k])[0] for k in range(2)]
+        try:
+            together = self.model(w, x)
+        except Exception:  # a model may fail in any way at what it is not made for
+            return False
+        return np.shape(together) == np.shape(alone) and np.allclose(together, alone, rtol=1e-6, atol=0)
 
 
 def normalised_margin(problem, w):
@@ -94,41 +144,152 @@ def normalised_margin(problem, w):
     return problem.margins(unit(as_runs(problem.model, w))).min(-1)
 
 
-def certificate(problem, w, h, kinks=True):
+def certificate(problem, w, h, delta=1e-7, kinks=True):
     """The KKT residual r (runs,) of min ||h^-1/2 ⊙ w||² s.t. q_i(w) >= 1 at w (runs, p), 0 at KKT points.
 
     With w scaled to q_min = 1 and s = ||h^-1/2 w||, r² is the least value over λ >= 0 of
-    ||h^-1/2 w - Σ λ_i h^1/2 ∂q_i||² / s² + (Σ λ_i (q_i - 1) / s²)²: stationarity and complementarity in one
-    non-negative least-squares problem. The scale of w does not matter. NaN where w does not separate.
+    ||h^-1/2 w - Σ λ_k h^1/2 g_k||² / s² + (Σ λ_k (q_k - 1) / s²)²: stationarity and complementarity in one
+    non-negative least-squares problem. The scale of w does not matter. NaN where w does not separate, or
+    where rounding leaves that problem without an answer.
 
-    At a kink ∂q_i stands for the gradients of all smooth pieces of q_i and what lies between them. With one
-    hidden layer that is Clarke's subdifferential. With more it is a conservative field (Bolte and Pauwels,
-    2021), which may be larger. A sample of more than 2^10 pieces gives NaN (`crowded`), and so does a problem
-    that rounding leaves without an answer. kinks=False takes backpropagation's one gradient instead.
+    The g_k are gradients of margins at w and, since ∂q_i is more than one vector at a kink, also at distances
+    of about `delta` s from it: see `certify`. So r is that of Goldstein's subdifferential, which contains
+    Clarke's. In networks of more than two layers it is a conservative field (Bolte and Pauwels, 2021), which
+    may be larger. kinks=False takes backpropagation's one gradient of each margin instead.
+    """
+    found = certify(problem, w, h, delta)
+    return found.residual if kinks else found.one_gradient
+
+
+class Certificate(NamedTuple):
+    """What `certify` returns, (runs,) each."""
+
+    residual: np.ndarray  # r, as `certificate` has it
+    one_gradient: np.ndarray  # the same with the gradients at w alone
+    kinks: np.ndarray  # how many margins need more than one gradient
+
+
+ROUNDS = 30  # of looking for gradients that lower the residual; three or four do
+NEAREST = 200  # margins, the least, that a certificate begins with
+GRADIENTS = 40  # that one round may add to a run
+GAIN = 1e-10  # the cosine of a gradient and the residual from which on it is worth adding
+
+
+def certify(problem, w, h, delta=1e-7):
+    """The certificate of `certificate` with its details: a `Certificate`.
+
+    It finds the gradients that it needs by looking where the residual points. A first search takes margins by
+    their gradients at w, until no other margin's would lower the residual: the residual of one gradient. A
+    second one does the same at the points that lie by ± `delta` s along the residual. Its gradients are
+    2 g(δ) - g(2δ), from which curvature drops out.
     """
     w, h = as_runs(problem.model, w, h)
-    r, root = np.full(len(w), np.nan), np.sqrt(h)
-    good = np.flatnonzero(problem.margins(w).min(-1) > 0)
-    w = scaled(problem, w[good])
-    functions = smooth(problem, w) if kinks else Margins(problem, w)
-    v, G, slack = w / root[good], functions.gradients(w) * root[good, None], functions.values(w) - 1
-    for k in np.flatnonzero(~functions.crowded):
-        s, real = norm(v[k]), functions.real[k]  # the rows that are no filling
-        A, b = np.vstack([G[k, real].T / s, slack[k, real] / s**2]), np.append(v[k] / s, 0)
-        guess = np.flatnonzero(slack[k, real] < 1e-9)
-        # b - A λ is the point nearest to b with A^T (b - A λ) <= 0; subtracting would lose its digits
-        with suppress(ValueError):
-            r[good[k]] = norm(nearest_point(b, -A.T, np.zeros(A.shape[1]), guess)[0])
-    return r
+    check_positive(delta=delta)
+    r = np.full((2, len(w)), np.nan)
+    kinks = np.zeros(len(w), int)
+    good = np.flatnonzero(problem.margins(w).min(-1) > 0) if len(w) else np.zeros(0, int)
+    for some in groups(problem, len(good)):
+        runs = good[some]
+        search = Search(problem, scaled(problem, w[runs]), h[runs])
+        for k, steps in enumerate(((0.0,), (delta, -delta))):
+            search.run(steps)
+            r[1 - k, runs] = search.residual
+        kinks[runs] = search.kinks()
+    return Certificate(*r, kinks)
+
+
+class Search:
+    """Gradients of margins, each run's own, and the multipliers with which they leave the least residual."""
+
+    def __init__(self, problem, w, h):
+        self.problem, self.w, self.root = problem, w, np.sqrt(h)
+        self.v, self.slack = w / self.root, problem.margins(w) - 1
+        self.s = norm(self.v)
+        runs, p = w.shape
+        self.which = [np.zeros(0, int)] * runs
+        self.A = [np.zeros((p + 1, 0))] * runs
+        self.b = np.column_stack([self.v / self.s[:, None], np.zeros(runs)])
+        self.rest, self.multipliers = self.b.copy(), [np.zeros(0)] * runs
+        self.residual = norm(self.rest)
+        which = np.argsort(self.slack, axis=1)[:, :NEAREST]
+        for run, columns in enumerate(self.columns(np.arange(runs), which, 0.0)):
+            self.solve(run, which[run], columns.T)
+
+    def run(self, steps):
+        """Add gradients at these steps along the residual, in units of s, until none lowers it."""
+        going = np.ones(len(self.w), bool)
+        for _ in range(ROUNDS):
+            runs = np.flatnonzero(going & (self.residual > 1e-15))
+            if not len(runs):
+                return
+            found = [self.candidates(runs, step) for step in steps]
+            for k, run in enumerate(runs):
+                which, columns = (np.concatenate([part[k][j] for part in found], -1) for j in range(2))
+                going[run] = len(which) > 0 and self.solve(run, which, columns)
+
+    def candidates(self, runs, step):
+        """For each run the margins whose gradients there lower the residual, and their columns of A."""
+        rest = self.rest[runs]
+        along = self.root[runs] * rest[:, :-1] / np.maximum(norm(rest[:, :-1]), 1e-300)[:, None]
+        slack = self.slack[runs] / self.s[runs, None] ** 2
+        at = self.w[runs] + step * self.s[runs, None] * along
+        slopes = self.problem.slopes(at, self.root[runs] * rest[:, :-1]) / self.s[runs, None]
+        gain = slopes + slack * rest[:, -1:]
+        chosen = np.argsort(-gain, axis=1)[:, :GRADIENTS]
+        promising = np.take_along_axis(gain, chosen, 1) > GAIN / 10 * self.residual[runs, None]
+        chosen = chosen[:, : max(1, promising.sum(1).max())]
+        columns = self.columns(runs, chosen, step, along)
+        better = (columns @ rest[..., None])[..., 0] > GAIN * norm(columns) * self.residual[runs, None]
+        return [(which[mask], part[mask].T) for which, part, mask in zip(chosen, columns, better)]
+
+    def columns(self, runs, which, step, along=0.0):
+        """What the margins `which` are as columns of A, with their gradients so far along the direction."""
+        at = lambda size: self.w[runs] + size * self.s[runs, None] * along
+        G = self.problem.rows(at(step), which)
+        if step:
+            G = 2 * G - self.problem.rows(at(2 * step), which)
+        slack = np.take_along_axis(self.slack[runs], which, 1) / self.s[runs, None] ** 2
+        return np.concatenate([G * (self.root / self.s[:, None])[runs, None], slack[..., None]], -1)
+
+    def solve(self, run, which, columns):
+        """The least residual of a run with more columns; whether it fell."""
+        A = np.concatenate([self.A[run], columns], 1)
+        new = len(self.multipliers[run]) + np.flatnonzero(self.slack[run, which] < 1e-9)
+        guess = np.append(np.flatnonzero(self.multipliers[run]), new)
+        try:
+            # b - A λ is the point nearest to b with A^T (b - A λ) <= 0; subtracting would lose its digits
+            rest, multipliers = nearest_point(self.b[run], -A.T, np.zeros(A.shape[1]), guess)
+        except ValueError:
+            self.residual[run] = np.nan
+            return False
+        fell = norm(rest) < self.residual[run] * (1 - 1e-9)
+        keep = multipliers > 0
+        self.A[run], self.multipliers[run] = A[:, keep], multipliers[keep]
+        self.which[run] = np.append(self.which[run], which)[keep]
+        self.rest[run], self.residual[run] = rest, norm(rest)
+        return fell
+
+    def kinks(self):
+        """How many margins have more than one gradient with a multiplier that counts: (runs,)."""
+        return [
+            np.sum(np.unique(which[part > 1e-9 * part.sum()], return_counts=True)[1] > 1)
+            for which, part in zip(self.which, self.multipliers)
+        ]
+
+
+def scaled(problem, w):
+    """w (runs, p) scaled so that the least margin, which must be positive, is 1."""
+    return w / problem.margins(w).min(-1, keepdims=True) ** (1 / problem.model.degree)
 
 
 def predict(problem, w, h):
     """A KKT point of min ||h^-1/2 ⊙ w||² s.t. q_i(w) >= 1, found from w: (runs, p), with h (runs, p).
 
-    It is exact for the linear model, whose constraints are linear. Otherwise the constraints, with the
-    pieces at kinks, are linearised again and again, and the rows are scaled to q_min = 1. A row is NaN
-    where no point with a residual of 1e-6 or less was found. A network of several units has many KKT
-    points, and this one need not be where the flow ends. Raises NotSeparable for a linear model on data
+    w only chooses which KKT point: a network of several units has many, and this one need not be where the
+    flow ends. Nothing is trained here. The linear model has one, and its constraints are linear: it is found
+    exactly, whatever w is. Otherwise the constraints, with their pieces at kinks, are linearised again and
+    again, in the longest steps that the margin flow could take, not in those that follow it. A row is NaN
+    where no point with a residual of 1e-6 or less was found. Raises NotSeparable for a linear model on data
     that it cannot separate, ValueError for a w of another model that does not separate them.
     """
     w, h = as_runs(problem.model, w, h)
@@ -138,30 +299,23 @@ def predict(problem, w, h):
         good = linear(problem.model) or certificate(problem, w, h)[:, None] <= 1e-6
         return np.where(good, w, np.nan)
     check_separates(problem.margins(w))
-    found, runs = np.full(w.shape, np.nan), np.arange(len(w))  # those that still move
-    here = scaled(problem, w)
-    before, newton = here, np.zeros(len(w), bool)
-    for k in range(25):
+    if not len(w):
+        return w
+    w, choices, D = scaled(problem, w), Choices(problem), problem.model.degree
+    pieces, size, going = choices.none(len(w)), np.full(len(w), longest(D)), np.ones(len(w), bool)
+    for _ in range(400):
+        runs = np.flatnonzero(going)
         if not len(runs):
             break
-        # linearisations, each time half way, lead to where Newton's method converges
         with np.errstate(all="ignore"):
-            pieces, rounds = smooth(problem, here, before), np.where(newton, 20, 1)
-            there, solved = nearest(pieces, h[runs], 0 * here, here, 1.0, rounds)
-            there = np.where(newton[:, None], there, (here + there) / 2)
-            separates = problem.margins(there).min(-1) > 0
-        runs, before, here = runs[separates], here[separates], scaled(problem, there[separates])
-        found[runs], moves = here, norm(unit(here) - unit(before))
-        on = ~solved[separates] | (moves > 1e-10)
-        newton = newton[separates] | (moves < 1e-2) | (k >= 15)
-        runs, before, here, newton = runs[on], before[on], here[on], newton[on]
-    found[~(certificate(problem, found, h) <= 1e-6)] = np.nan
-    return found
-
-
-def scaled(problem, w):
-    """w (runs, p) scaled so that the least margin, which must be positive, is 1."""
-    return w / problem.margins(w).min(-1, keepdims=True) ** (1 / problem.model.degree)
+            end = climb(choices, w[runs], h[runs], taken(pieces, runs), size[runs], np.inf)
+        w[runs] = end.w
+        pieces = scattered(
+            [(slice(None), pieces._replace(real=pieces.real & ~going[:, None])), (runs, end.pieces)], len(w)
+        )
+        size[runs] = np.minimum(np.where(end.good, 1.3, 0.5) * size[runs], longest(D))
+        going[runs] = (end.residual > 1e-13) & (size[runs] > 1e-6)
+    return np.where(certificate(problem, w, h)[:, None] <= 1e-6, w, np.nan)
 
 
 def predict_linf(problem):
@@ -208,10 +362,9 @@ def alignment(w, h, u):
     return -(w * u).sum(-1) / (norm(w / root) * norm(root * u))
 
 
-def unit(a):
-    """a / ||a|| over the last axis, for any finite a but 0."""
-    a = a / np.abs(a).max(-1, keepdims=True)
-    return a / norm(a)[..., None]
+def linear(model):
+    """Whether a model is known to be linear, in w and in x; one's own of degree 1 need not be."""
+    return len(getattr(model, "sizes", ())) == 2
 
 
 def angle_to_ones(h):

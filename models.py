@@ -3,10 +3,17 @@
 A model takes all its parameters as one flat vector and cuts it into layers itself, so that nothing outside
 this file ever sees a layer. It moves many runs at once: w is (..., p) with any leading axes of runs, x is
 (N, d), and the output is (..., N), or (..., N, K) for K > 1 classes.
+
+The kinks of these networks are σ and max. Each is a choice times something linear: σ(z) = s z with s in
+{1, slope}, and max(a) = c . a with one c_j = 1. A network whose choices are held is smooth. `recorded` and
+`held` work for every model that is written with `leaky`, `relu` and `largest`, one's own included.
 """
 
 import math
+from contextlib import contextmanager
+from itertools import cycle
 
+import autograd.numpy as anp
 import numpy as np
 from autograd.extend import defvjp, notrace_primitive, primitive
 
@@ -42,45 +49,13 @@ class MLP:
         """`runs` initial parameter vectors, uniform in (-1, 1)^p: (runs, p)."""
         return rng.uniform(-1, 1, (runs, self.size))
 
-    def __call__(self, w, x, held=None):
-        """Φ at w (..., p) for x (N, d), or (..., N, d) if each run has its own: (..., N), or (..., N, K).
-
-        With `held` (..., units, N), σ' of all hidden units is held at these: that is a smooth piece of Φ.
-        """
-        a, unit = x.swapaxes(-1, -2), 0
+    def __call__(self, w, x):
+        """Φ at w (..., p) for x (N, d), or (..., N, d) if each run has its own: (..., N), or (..., N, K)."""
+        a = x.swapaxes(-1, -2)
         for start, shape in self.layers[:-1]:
-            z = layer(w, a, start, shape)
-            a = (self.sigma_prime(z) if held is None else held[..., unit : unit + shape[0], :]) * z
-            unit += shape[0]
+            a = leaky(layer(w, a, start, shape), self.slope, self.clarke)
         phi = layer(w, a, *self.layers[-1])
         return phi.swapaxes(-1, -2) if self.sizes[-1] > 1 else phi.reshape(*phi.shape[:-2], phi.shape[-1])
-
-    def units(self, w, x, c):
-        """How each hidden unit stands to its kink at each sample x (N, d), and how much it matters there.
-
-        Three arrays (..., units, N): σ'(z); the cosine of the unit's weights and its input, which is 0 at the
-        kink; and the pull, the derivative of <c_i, Φ(w, x_i)> in the unit's output, times the lengths of its
-        weights and its input. c is (N, outputs). At a kink <c_i, Φ> is one of two smooth pieces, the smaller
-        if the pull is negative and else the larger.
-        """
-        a, z, lengths, slopes = x.T, [], [], []
-        for start, shape in self.layers[:-1]:
-            z.append(layer(w, a, start, shape))
-            squares = (matrix(w, start, shape) ** 2).sum(-1)
-            lengths.append(np.sqrt(squares[..., None] * (a * a).sum(-2)[..., None, :]))
-            slopes.append(self.sigma_prime(z[-1]))
-            a = slopes[-1] * z[-1]
-        pulls, g = [], c.T
-        for later, length, slope in zip(self.layers[:0:-1], lengths[::-1], slopes[::-1]):
-            g = layer_transpose(w, g, *later)
-            pulls.insert(0, g * length)
-            g = slope * g
-        cosines = [a / np.where(length > 0, length, 1) for a, length in zip(z, lengths)]
-        return [np.concatenate(parts, -2) for parts in (slopes, cosines, pulls)]
-
-    def sigma_prime(self, z):
-        """σ'(z): 1 above 0, `slope` below, and `clarke` at 0, the Clarke choice. σ(z) is σ'(z) z."""
-        return derivative(z, self.slope, self.clarke)
 
 
 def Linear(d, outputs=1):
@@ -88,13 +63,82 @@ def Linear(d, outputs=1):
     return MLP((d, outputs))
 
 
+# Kinks, each a choice times something linear. Autograd takes a choice for a constant.
+
+
+def leaky(z, slope, clarke=None):
+    """The leaky ReLU σ(z) = max(z, slope z) of an array, with σ'(0) = `clarke`; None takes the slope."""
+    return choose(derivative, z, slope, slope if clarke is None else clarke) * z
+
+
+def relu(z, clarke=0.0):
+    """The ReLU max(z, 0) of an array, with the derivative `clarke` in [0, 1] at 0."""
+    return leaky(z, 0.0, clarke)
+
+
+def largest(a, axis=-1):
+    """max(a) along an axis; of equal entries the first has all of the derivative."""
+    return anp.sum(choose(winner, a, axis) * a, axis)
+
+
 @notrace_primitive
 def derivative(z, slope, clarke):
-    """σ'(z) for `MLP.sigma_prime`, a constant to autograd."""
+    """σ'(z): 1 above 0, `slope` below, and `clarke` at 0."""
     s = np.maximum(z > 0, slope, dtype=z.dtype)
     if clarke != slope:
         s[z == 0] = clarke
     return s
+
+
+@notrace_primitive
+def winner(a, axis):
+    """1 at the first of the largest entries along an axis, 0 elsewhere, in the shape of a."""
+    first = np.expand_dims(a.argmax(axis), axis)
+    one = np.zeros_like(a)
+    np.put_along_axis(one, first, 1, axis)
+    return one
+
+
+TAPE = []  # the innermost `recorded` or `held`, last: a function that is called with each choice's maker
+
+
+def choose(make, *args):
+    """The choice make(*args), an array or a tuple of arrays: recorded or replaced where one asks for that."""
+    return TAPE[-1](make, *args) if TAPE else make(*args)
+
+
+@contextmanager
+def recorded():
+    """`with recorded() as choices: model(w, x)` fills a list with the choices that the call makes."""
+    choices = []
+
+    def record(make, *args):
+        choices.append(make(*args))
+        return choices[-1]
+
+    with tape(record):
+        yield choices
+
+
+@contextmanager
+def held(choices):
+    """`with held(choices): model(w, x)` makes the call with these choices, in the order of `recorded`.
+
+    A second call begins with the first choice again.
+    """
+    turns = cycle(choices)
+    with tape(lambda make, *args: next(turns)):
+        yield
+
+
+@contextmanager
+def tape(decide):
+    """`choose` asks `decide` for as long as this lasts."""
+    TAPE.append(decide)
+    try:
+        yield
+    finally:
+        TAPE.pop()
 
 
 # The layer z = W a and its derivative. The matrix W (out, in) lies in the flat w from entry `start` on. The

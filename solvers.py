@@ -231,3 +231,14 @@ def project(A, Q, inverse, f, c, v, multipliers, rounds):
         error = off + Q @ along
         v, multipliers = v + error, multipliers + inverse @ along
     return v, multipliers, error
+
+
+def norm(a):
+    """Euclidean length over the last axis."""
+    return np.sqrt((a * a).sum(-1))
+
+
+def unit(a):
+    """a / ||a|| over the last axis, for any finite a but 0."""
+    a = a / np.abs(a).max(-1, keepdims=True)
+    return a / norm(a)[..., None]

@@ -34,11 +34,10 @@ def reason(status, r, mine, x):
     if status == "not separated" and r["form"] != "discrete" and started.any():
         return f"{EXPLAINED[status]}; {started.sum()} have no gradient at their start, another may do better"
     if status == "still turning":
-        moved, crowded = r["last_move"][mine].astype(float), int(r["crowded"][mine].sum())
+        moved = r["last_move"][mine].astype(float)
         stuck = np.isnan(moved).sum()  # for them every step failed
         said = f" (by at most {np.fmax.reduce(moved):.0e} in the last step)" if stuck < len(moved) else ""
         said += f"; {stuck} could not take a single step, for rounding" if stuck else ""
-        said += f"; {crowded} at a sample with more than 2^10 smooth pieces" if crowded else ""
         return EXPLAINED[status] + said
     return EXPLAINED[status]
 

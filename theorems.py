@@ -13,10 +13,9 @@ from autograd.core import make_vjp
 from cases import LEVELS, rate, row
 from datasets import default_data, exclusive_or, three_classes
 from limits import Project, begin
-from minibias import certificate, norm, predict, unit
+from minibias import certify, norm, predict, unit
 from models import MLP, Linear
 from optimizers import Flow, follow
-from pieces import kinks
 
 PROOF, THEOREM, EXTENSIONS = "Proof Sketch", "Main Theorem", "Extensions"
 LYU = "Related Work: Lyu and Li (2019)"
@@ -182,13 +181,13 @@ def networks_tend_to_kkt_points(case):
     yield row(f"network.{case}", THEOREM, text, residual, "<=", 1e-6)
     four = case.followed(MLP((2, 4, 1)), exclusive_or(), starts=40)
     residual, said = eighth(four.residual)
-    on_kinks = np.count_nonzero(kinks(four.problem, four.w))
+    found = certify(four.problem, four.w, four.weights)
+    on_kinks = np.count_nonzero(found.kinks)
     text = f"exclusive or, four neurons: the same ({said}; {on_kinks} of them on kinks)"
     yield row(f"kinks.{case}", THEOREM, text, residual, "<=", 1e-6)
     # one gradient of many says little at a kink: this is far from what any limit is held to
-    one_gradient = certificate(four.problem, four.w, four.weights, kinks=False)
     text = "the same limits with one gradient per sample, median"
-    yield row(f"kinks.needed.{case}", THEOREM, text, np.median(one_gradient), ">=", 0.05)
+    yield row(f"kinks.needed.{case}", THEOREM, text, np.median(found.one_gradient), ">=", 0.05)
     if case.optimizer == "adagrad":
         # float64 ends at e^-745: the loss itself could not be followed to there
         text = "eight neurons: log10 of log 1/L from which on the direction is within 1e-3 of its limit"

@@ -1,14 +1,22 @@
-"""Small problems solved by trying every active set, in exact rationals: what `solvers` has to agree with.
+"""Slow ways that leave nothing out: what the project's quick ways have to agree with.
+
+Small problems are solved by trying every active set, in exact rationals: what `solvers` has to agree with.
 
 Nothing is shared with `solvers`. A float is a fraction with a power of two below the line, so that data go in
 without rounding, and an answer is rounded once, at its end. The cost is exponential: take at most 30 rows in
-the plane, 10 in space.
+the plane, 10 in space. At kinks of an MLP all pieces of each margin are named, 2^k for k units at a kink:
+what `certificate` has to agree with.
 """
 
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
+from autograd.core import make_vjp
+
+from minibias import scaled
+from models import held, layer, layer_transpose, matrix, recorded
+from solvers import nearest_point
 
 
 def exact(a):
@@ -99,3 +107,56 @@ def linf_margin(Z):
         found = [vertex[:-1]] if vertex[-1] > best else found + [vertex[:-1]] * (vertex[:-1] not in found)
         best = vertex[-1]
     return best, found
+
+
+AT_KINK = 1e-9  # the cosine of a unit's weights and its input below which a sample counts as on the kink
+FADED = 1e-15  # a unit that adds less than this share to a margin is below rounding, and so are its pieces
+
+
+def at_kinks(model, w, x, c):
+    """Which hidden units are at a kink at the sample x (1, d), and matter to <c, Φ>: (units,), w (1, p)."""
+    a, cosines, lengths, slopes = x.T, [], [], []
+    for start, shape in model.layers[:-1]:
+        z = layer(w, a, start, shape)[0, :, 0]
+        lengths.append(np.sqrt((matrix(w[0], start, shape) ** 2).sum(-1) * (a * a).sum()))
+        cosines.append(z / np.where(lengths[-1] > 0, lengths[-1], 1))
+        slopes.append(np.where(z > 0, 1, model.slope))
+        a = (slopes[-1] * z)[:, None]
+    pulls, g = [], c[:, None]
+    for later, length, slope in zip(model.layers[:0:-1], lengths[::-1], slopes[::-1]):
+        g = layer_transpose(w, g, *later)[0]
+        pulls.insert(0, g[:, 0] * length)
+        g = slope[:, None] * g
+    share = np.concatenate(pulls) / abs(c @ np.ravel(model(w, x)))
+    return (abs(np.concatenate(cosines)) <= AT_KINK) & (abs(share) > FADED)
+
+
+def named_gradients(problem, w, margin):
+    """The gradients of all pieces of one margin at w (1, p): (pieces, p)."""
+    which = np.array([margin])
+    x, c = problem.x[problem.sample(which)], problem.contrast(which)[0]
+    with recorded() as choices:
+        problem.model(w, x)
+    units, ends = at_kinks(problem.model, w, x, c), np.cumsum([s.size for s in choices])
+    flat, rows = np.concatenate([s.ravel() for s in choices]), []
+    for sides in product((problem.model.slope, 1.0), repeat=units.sum()):
+        flat[units] = sides
+        parts = [part.reshape(s.shape) for part, s in zip(np.split(flat, ends[:-1]), choices)]
+        with held(parts):
+            backward, phi = make_vjp(lambda w: problem.model(w, x), w)
+        rows.append(backward(c.reshape(phi.shape))[0])
+    return np.array(rows)
+
+
+def named_certificate(problem, w, h):
+    """The KKT residual of `certificate` with all pieces of all margins named: w, h (runs, p) -> (runs,)."""
+    residuals = []
+    for one, root in zip(scaled(problem, w), np.sqrt(h)):
+        q, v = problem.margins(one[None])[0], one / root
+        rows = [named_gradients(problem, one[None], i) for i in range(len(q))]
+        slack, G = np.repeat(q - 1, list(map(len, rows))), np.concatenate(rows) * root
+        s = np.sqrt(v @ v)
+        A, b = np.vstack([G.T / s, slack / s**2]), np.append(v / s, 0)
+        rest, _ = nearest_point(b, -A.T, np.zeros(A.shape[1]), np.flatnonzero(slack < 1e-9))
+        residuals.append(np.sqrt(rest @ rest))
+    return np.array(residuals)

@@ -8,7 +8,7 @@ from autograd.core import make_vjp
 
 from limits import hessian
 from minibias import Problem
-from models import MLP, Linear
+from models import MLP, Linear, held, largest, leaky, recorded, relu
 
 SHAPES = [(2, 1, 1), (3, 4, 1), (2, 5, 4, 1), (2, 1, 1, 1), (2, 3), (2, 4, 3), (3, 1)]
 SLOPES = [(0.5, None), (0.5, 0.8), (0.5, 1), (0, None), (0, 0.3), (0, 1), (1, None)]
@@ -135,3 +135,33 @@ def test_first_initialisations_do_not_depend_on_how_many_are_drawn():
 def test_impossible_networks_are_refused(sizes, slope, clarke):
     with pytest.raises(ValueError):
         MLP(sizes, slope, clarke)
+
+
+@pytest.mark.parametrize("kinks", [False, True])
+@pytest.mark.parametrize("sizes", [(3, 4, 1), (2, 5, 4, 1), (2, 4, 3)])
+def test_choices_recorded_and_held_reproduce_the_call_and_make_it_smooth(sizes, kinks):
+    """With the choices of w held, the call is a polynomial in w: it continues from w where it was made."""
+    model = MLP(sizes, 0.5, 0.8)
+    w, x = points(model, kinks)
+    with recorded() as choices:
+        phi, backward = outputs(model, w, x)
+    with held(choices):
+        again, same = outputs(model, w, x)
+        there = [model(w + t, x) for t in range(len(sizes) + 1)]
+    np.testing.assert_array_equal(phi, again)
+    np.testing.assert_array_equal(backward(np.ones_like(phi)), same(np.ones_like(phi)))
+    # a polynomial of degree D in t has a vanishing difference of order D + 1
+    difference = np.diff(np.stack(there), n=model.degree + 1, axis=0)
+    np.testing.assert_allclose(difference, 0, atol=1e-9 * abs(there[-1]).max())
+
+
+def test_the_kinks_functions_and_their_derivatives_are_their_formulas():
+    a = np.array([[1.0, 3, 3], [-2, -5, -2]])
+    for function, value, derivative in (
+        (largest, [3.0, -2], [[0, 1, 0], [1, 0, 0]]),
+        (lambda a: relu(a - 3, 0.25), np.maximum(a - 3, 0), [[0, 0.25, 0.25], [0, 0, 0]]),
+        (lambda a: leaky(a + 2, 0.5), np.maximum(a + 2, (a + 2) / 2), [[1, 1, 1], [0.5, 0.5, 0.5]]),
+    ):
+        backward, found = make_vjp(function, a)
+        np.testing.assert_array_equal(found, value)
+        np.testing.assert_array_equal(backward(np.ones_like(found)), derivative)

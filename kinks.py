@@ -1,0 +1,412 @@
+"""Pieces: margins with the choices at their kinks held, and the small quadratic problem of a step over them.
+
+With its choices held (see `models.choose`) a margin is a smooth function of w, one of its pieces. There may
+be 2^k of them. Nobody lists them: a search adds the piece in which it finds a margin, and drops those that
+the margin has left.
+"""
+
+import warnings
+from itertools import accumulate
+from typing import NamedTuple
+
+import numpy as np
+from autograd.core import make_vjp
+
+from models import held, recorded
+from solvers import norm, unit
+
+
+class Pieces(NamedTuple):
+    """Up to K pieces of margins for each run; what is not `real` is padding."""
+
+    margin: np.ndarray  # (runs, K) which margin
+    choices: np.ndarray  # (runs, K, C) the choices that are held, one after the other
+    real: np.ndarray  # (runs, K)
+    weight: np.ndarray  # (runs, K) the multiplier λ, for a guess at the active ones
+
+    def joined(self, other):
+        """These and others, the padding last and no longer than it must be."""
+        together = [np.concatenate(pair, 1) for pair in zip(self, other)]
+        return Pieces(*together).packed()
+
+    def packed(self):
+        order = np.argsort(~self.real, axis=1, kind="stable")[:, : max(1, self.real.sum(1).max(initial=0))]
+        return Pieces(*(along(a, order) for a in self))
+
+
+class Choices:
+    """How a model's calls lay out their choices: which axis is the samples', and how many there are.
+
+    Two calls with two and with three samples tell. A choice that does not depend on the samples has no such
+    axis; then `ValueError` is raised.
+    """
+
+    def __init__(self, problem):
+        self.problem, self.runs = problem, problem.takes_runs
+        w = np.random.default_rng(0).normal(size=(1, problem.model.size))
+        calls = []
+        for n in (2, 3):
+            with recorded() as choices:
+                problem.model(w, problem.x[np.zeros(n, int)])
+            calls.append(choices)
+        self.tuples = [len(c) if isinstance(c, tuple) else 0 for c in calls[0]]
+        few, many = map(flat, calls)
+        self.axes, self.shapes, self.dtypes = [], [], [a.dtype for a in few]
+        for a, b in zip(few, many):
+            axis = [k - a.ndim for k in range(a.ndim) if a.shape[k] != b.shape[k]]
+            if a.ndim != b.ndim or len(axis) != 1 or len(few) != len(many):
+                about = f"one has shape {a.shape} for two samples and {b.shape} for three"
+                raise ValueError(
+                    f"a choice of {type(problem.model).__name__} must have one axis of samples, {about}"
+                )
+            self.axes.append(axis[0])
+            rest = np.moveaxis(a, axis[0], 0).shape[1:]
+            self.shapes.append(rest[1:] if self.runs else rest)
+        self.ends = list(accumulate(int(np.prod(shape)) for shape in self.shapes))
+
+    def none(self, runs):
+        """No pieces, for so many runs."""
+        nothing = np.zeros((runs, 1))
+        choices = np.zeros((runs, 1, self.ends[-1] if self.ends else 0))
+        return Pieces(nothing.astype(int), choices, nothing > 0, nothing)
+
+    def made(self, w, x):
+        """The choices of a call at w (runs, p), with x (N, d) or (runs, N, d): (runs, N, C)."""
+        with recorded() as choices:
+            self.problem.model(w, x)
+        parts = [np.moveaxis(a, axis, int(self.runs)) for a, axis in zip(flat(choices), self.axes)]
+        shape = len(w), x.shape[-2], -1
+        return np.concatenate([np.zeros((*shape[:2], 0)), *(a.reshape(shape) for a in parts)], -1)
+
+    def to_hold(self, choices):
+        """What `models.held` wants, of choices (runs, K, C)."""
+        parts = []
+        for start, end, shape, axis, dtype in zip(
+            [0, *self.ends], self.ends, self.shapes, self.axes, self.dtypes
+        ):
+            part = choices[..., start:end].astype(dtype)
+            part = part.reshape(*part.shape[:2], *shape) if self.runs else part.reshape(-1, *shape)
+            parts.append(np.moveaxis(part, int(self.runs), axis))
+        parts = iter(parts)
+        return [tuple(next(parts) for _ in range(n)) if n else next(parts) for n in self.tuples]
+
+    def values(self, w, pieces):
+        """The pieces at w (runs, p): (runs, K)."""
+        x = self.problem.x[self.problem.sample(pieces.margin)]
+        with held(self.to_hold(pieces.choices)):
+            phi = self.problem.model(w, x if self.runs else x[0])
+        contrast = self.problem.contrast(pieces.margin)
+        return (phi.reshape(contrast.shape) * contrast).sum(-1)
+
+    def gradients(self, w, pieces):
+        """Their gradients at w (runs, p): (runs, K, p)."""
+
+        def context(part):
+            choices = pieces.choices[part]
+            each = choices.shape[0] * choices.shape[1], 1, choices.shape[2]
+            return held(self.to_hold(choices.reshape(each)))
+
+        return self.problem.rows(w, pieces.margin, context)
+
+
+MEMORY = 2e7  # numbers that the gradients of a step may be
+MOST = 200  # margins of a run that a step sees to begin with
+ROUNDS = 8  # of adding pieces to a step
+LEFT = 1e-9  # how far above a piece its margin has left it, where the least margin is 1
+SADDLE = -1e-3  # the lowest curvature that counts as none
+SLACK = 1e-10  # in the log of the margin: gains vanish like the residual squared
+
+
+class Climbed(NamedTuple):
+    """What a step led to, arrays over the runs."""
+
+    w: np.ndarray  # (runs, p) scaled to q_min = 1; where no step was good, where it came from
+    pieces: Pieces  # with their multipliers, those alone that are above 0
+    good: np.ndarray  # (runs,) whether the margin grew as it should
+    turned: np.ndarray  # (runs,) by how much the direction w / ||w|| turned, also where that was too far
+    residual: np.ndarray  # (runs,) the KKT residual at w before the step, from above
+    rounds: np.ndarray  # (runs,) how many rounds it took
+
+
+def climb(choices, w, h, pieces, size, turn):
+    """One step of the margin flow from w (runs, p), scaled to q_min = 1, with h (runs, p): `Climbed`.
+
+    choices   the problem's `Choices`
+    pieces    what the last step left: they are in the step from its beginning
+    size      1 - c (runs,), in (0, 1)
+    turn      the most that the direction may turn, (runs,) or a number
+
+    With v = h^-1/2 w and the gradients g_k = h^1/2 ∂piece_k, the step is v' = c v + Σ λ_k g_k, with the
+    λ >= 0 for which the linearised pieces are at least 1 at v'. A second solution takes the curvature of the
+    pieces into account, by what the linearisation missed. A v' at which a margin is violated has met another
+    piece of it: that is added, and the step is tried again.
+    """
+    turn, some = np.broadcast_to(turn, len(w)), groups(choices.problem, len(w))
+    if len(some) > 1:
+        of = lambda runs: (w[runs], h[runs], taken(pieces, runs), size[runs], turn[runs])
+        return joined([(runs, climb(choices, *of(runs))) for runs in some], len(w))
+    problem, D, root = choices.problem, choices.problem.model.degree, np.sqrt(h)
+    v, q = w / root, problem.margins(w)
+    near = np.argsort(q, axis=1)[:, :MOST]
+    near = near[:, : max(1, (np.take_along_axis(q, near, 1) <= 1 + D * size[:, None]).sum(1).max())]
+    here = choices.made(w, problem.x)
+    real = np.take_along_axis(q, near, 1) <= 1 + D * size[:, None]
+    fresh = Pieces(near, along(here, problem.sample(near)), real, np.zeros(near.shape))
+    behind = np.take_along_axis(q, pieces.margin, 1) > choices.values(w, pieces) + LEFT
+    pieces = merged(fresh, pieces._replace(real=pieces.real & ~behind))
+    good, left = np.zeros(len(w), bool), np.arange(len(w))
+    ended, kept = w.copy(), []
+    turned, residual, rounds = np.zeros(len(w)), np.full(len(w), np.inf), np.zeros(len(w), int)
+    s = norm(v)
+    for k in range(ROUNDS):
+        some = taken(pieces, left)
+        c = 1 - size[left, None]
+        G = choices.gradients(w[left], some) * root[left, None] * some.real[..., None]
+        at = choices.values(w[left], some)
+        b = np.where(some.real, 1 + (D - 1 - c * D) * at, -1.0)
+        gram = G @ G.swapaxes(1, 2)
+        first = multipliers(gram, b, some.weight > 0)
+        straight = c * v[left] + (first[:, None] @ G)[:, 0]
+        missed = (
+            choices.values(root[left] * straight, some) - at - (G @ (straight - v[left])[..., None])[..., 0]
+        )
+        weight = multipliers(gram, np.where(some.real, b - missed, -1.0), first > 0)
+        end = c * v[left] + (weight[:, None] @ G)[:, 0]
+        w_end = root[left] * end
+        q_end = problem.margins(w_end)
+        least = q_end.min(-1)
+        gain = np.where(least > 0, np.log(np.maximum(least, 1e-300)), -np.inf) - D * np.log(
+            norm(end) / s[left]
+        )
+        hoped = D * np.log(s[left] / norm(straight))
+        now = norm(unit(w_end) - unit(w[left]))
+        fine = (gain >= 0.3 * hoped - SLACK) & np.isfinite(gain)
+        settle = fine & (now <= turn[left])
+        off = norm(v[left] - end) / (size[left] * s[left])
+        loose = (weight * np.where(some.real, abs(at - 1), 0)).sum(1) / (size[left] * s[left] ** 2)
+        done = settle | fine | (k == ROUNDS - 1)
+        # the pieces in which the trial is violated, and those that it has left
+        some = some._replace(weight=weight)
+        value = choices.values(w_end, some)
+        own = np.full(q_end.shape, np.inf)
+        run, j = np.nonzero(some.real)
+        np.minimum.at(own, (run, some.margin[run, j]), value[run, j])
+        new = (q_end < np.minimum(own, 1) - 1e-12) & ~done[:, None]
+        done |= ~new.any(1)
+        over = left[done]
+        turned[over], residual[over], rounds[over] = now[done], np.hypot(off, loose)[done], k + 1
+        good[left[settle]] = True
+        ended[left[settle]] = w_end[settle] / least[settle, None] ** (1 / D)
+        kept.append((over, taken(some, done)))
+        if done.all():
+            break
+        keep = ~done
+        there = choices.made(w_end[keep], problem.x)
+        order = np.argsort(~new[keep], axis=1, kind="stable")[:, : new[keep].sum(1).max()]
+        met = Pieces(
+            order,
+            along(there, problem.sample(order)),
+            np.take_along_axis(new[keep], order, 1),
+            np.ones(order.shape),
+        )
+        some = Pieces(*(a[keep] for a in some))
+        fell = (gain > 0)[keep, None]
+        behind = np.take_along_axis(q_end[keep], some.margin, 1) > value[keep] + LEFT
+        some = some._replace(real=some.real & ~(behind & fell & (some.weight <= 0)))
+        left = left[keep]
+        pieces = scattered([(left, some.joined(met))], len(w))
+    kept = scattered(kept, len(w))
+    kept = kept._replace(real=kept.real & (kept.weight > 0)).packed()
+    return Climbed(ended, kept, good, turned, residual, rounds)
+
+
+def groups(problem, runs):
+    """Slices of the runs that are stepped together: one at a time for a model that takes no x of each run.
+
+    The gradients of a step of a group are `MEMORY` numbers or so at most.
+    """
+    rows = min(MOST, len(problem.y) * max(1, problem.outputs - 1))
+    size = max(1, int(MEMORY / (rows * problem.model.size))) if problem.takes_runs else 1
+    return [slice(start, start + size) for start in range(0, runs, size)]
+
+
+def joined(parts, runs):
+    """One `Climbed` of so many runs, from a list of (some runs, theirs)."""
+    arrays = zip(*(one._replace(pieces=one.good) for _, one in parts))
+    pieces = scattered([(some, one.pieces) for some, one in parts], runs)
+    return Climbed(*map(np.concatenate, arrays))._replace(pieces=pieces)
+
+
+def newton(choices, w, h, pieces, reach):
+    """Newton's step to the KKT point at which just these pieces are 1: w (runs, p) -> w.
+
+    With v = h^-1/2 w and the gradients g_k = h^1/2 ∂piece_k, it is v + d for the d that minimises
+    <d, B d> / 2 + <v - Σ λ_k g_k, d> where the linearised pieces are 1, with B = 1 - Σ λ_k h^1/2 ∂²piece_k
+    h^1/2. d is found by conjugate gradients in the plane of these pieces, from products with B. It ends at
+    the length `reach` ||v||, with reach (runs,), and goes to there where B is not positive (Steihaug 1983).
+
+    Also returns whether B is positive in that plane, up to `SADDLE` (runs,). Where it is not, the flow comes
+    near a KKT point and leaves it again: a unit that had nearly faded grows. Newton's step would end there.
+    """
+    some = groups(choices.problem, len(w))
+    if len(some) > 1:
+        of = lambda runs: (w[runs], h[runs], taken(pieces, runs), reach[runs])
+        return tuple(map(np.concatenate, zip(*(newton(choices, *of(runs)) for runs in some))))
+    root, real = np.sqrt(h), pieces.real
+    v, G = w / root, choices.gradients(w, pieces) * root[:, None] * real[..., None]
+    scale = np.where(real, np.where(norm(G) > 0, norm(G), 1), 1)
+    A = G / scale[..., None]
+    gram = A @ A.swapaxes(1, 2)
+    times = lambda M, a: (M @ a[..., None])[..., 0]
+    normal = lambda a: times(A.swapaxes(1, 2), on_active(gram, a, real)[0])
+    plane = lambda a: a - normal(times(A, a))
+    weight = on_active(gram, times(A, v), real)[0] / scale
+    with warnings.catch_warnings():  # of pieces that are linear in w, whose Hessian is 0
+        warnings.filterwarnings("ignore", "Output seems independent of input")
+        inner, _ = make_vjp(lambda w: make_vjp(lambda w: choices.values(w, pieces), w)[0](weight), w)
+    product = lambda a: a - root * inner(root * a)
+    inside = lambda a: plane(product(a))
+    d = normal((1 - choices.values(w, pieces)) / scale)
+    r = plane(times(G.swapaxes(1, 2), weight) - v - product(d))
+    d, _ = conjugate(inside, r, d, reach * norm(v), 100)
+    anything = plane(np.random.default_rng(0).normal(size=v.shape))
+    _, lowest = conjugate(inside, anything, 0 * d, np.full(len(w), np.inf), 40)
+    return root * (v + d), lowest >= SADDLE
+
+
+def conjugate(product, r, d, longest, most):
+    """Steihaug's conjugate gradients for B x = r from d, and the lowest curvature <a, B a> / <a, a> met.
+
+    product, r, d   a -> B a, and (runs, p); the result is d + x, no longer than `longest` (runs,)
+    It makes `most` steps at most. The Krylov space of a random r holds B's most negative directions soon.
+    """
+    direction, square, lowest = r, (r * r).sum(-1), np.full(len(r), np.inf)
+    small = 1e-24 * np.maximum(square, 1e-300)
+    going = square > small
+    for _ in range(most):
+        if not going.any():
+            break
+        image = product(direction)
+        curve, own = (direction * image).sum(-1), (direction * direction).sum(-1)
+        lowest = np.where(going, np.minimum(lowest, curve / own), lowest)
+        # how far along the direction the end of reach is
+        along_d, room = (d * direction).sum(-1), np.maximum(longest**2 - (d * d).sum(-1), 0)
+        edge = (np.sqrt(along_d**2 + own * room) - along_d) / own
+        far = going & ~(curve > square / edge)
+        length = np.where(going, np.where(far, edge, square / curve), 0)[:, None]
+        going &= ~far
+        d, r = d + np.where(np.isfinite(length), length, 0) * direction, r - length * image
+        last, square = square, np.where(going, (r * r).sum(-1), square)
+        direction = np.where(going[:, None], r + (square / last)[:, None] * direction, direction)
+        going &= square > small
+    return d, lowest
+
+
+def longest(degree):
+    """The size 1 - c of the longest step: from 2/D on steps oscillate."""
+    return min(1.2 / degree, 0.999)
+
+
+def merged(fresh, old):
+    """The pieces of both; an old one that is among the fresh only leaves its weight there."""
+    same = (fresh.margin[:, :, None] == old.margin[:, None]) & fresh.real[:, :, None] & old.real[:, None]
+    run, i, j = np.nonzero(same)
+    equal = (fresh.choices[run, i] == old.choices[run, j]).all(-1)
+    run, i, j = run[equal], i[equal], j[equal]
+    weight, real = fresh.weight.copy(), old.real.copy()
+    weight[run, i], real[run, j] = old.weight[run, j], False
+    return fresh._replace(weight=weight).joined(old._replace(real=real))
+
+
+def scattered(parts, runs):
+    """Pieces of so many runs, from a list of (some runs, their pieces)."""
+    longest = max(some.real.shape[1] for _, some in parts)
+    full = [np.zeros((runs, longest, *a.shape[2:]), a.dtype) for a in parts[0][1]]
+    for where, some in parts:
+        for a, part in zip(full, some):
+            a[where, : part.shape[1]] = part
+    return Pieces(*full)
+
+
+def taken(pieces, runs):
+    """The pieces of some runs, a mask or indices."""
+    return Pieces(*(a[runs] for a in pieces)).packed()
+
+
+def flat(choices):
+    return [a for choice in choices for a in (choice if isinstance(choice, tuple) else (choice,))]
+
+
+def along(a, order):
+    """a (runs, K, ...) with its second axis in the order (runs, K')."""
+    return np.take_along_axis(a, order.reshape(*order.shape, *[1] * (a.ndim - 2)), 1)
+
+
+def multipliers(K, b, guess):
+    """The λ >= 0 of least λKλ/2 - bλ: K (runs, k, k), b (runs, k) -> (runs, k).
+
+    guess     (runs, k), which λ are above 0. Corrected a few times, it is tried for all runs at once. The
+              runs for which it fails are solved one by one, by a descending active set
+    """
+    lengths = np.sqrt(np.einsum("rkk->rk", K))
+    scale = np.where(lengths > 0, lengths, 1)
+    K, b = K / scale[:, :, None] / scale[:, None], np.where(lengths > 0, b / scale, 0)
+    active, found, solved = guess.copy(), np.zeros(b.shape), np.zeros(len(b), bool)
+    for _ in range(6):
+        todo = np.flatnonzero(~solved)
+        if not len(todo):
+            break
+        x, slack = on_active(K[todo], b[todo], active[todo])
+        wrong = active[todo] & (x < 0) | ~active[todo] & (slack > TIGHT * abs(b[todo]).max(1, keepdims=True))
+        good = ~wrong.any(1)
+        found[todo[good]], solved[todo[good]] = x[good], True
+        active[todo] ^= wrong
+    for run in np.flatnonzero(~solved):
+        found[run] = descend(K[run], b[run], guess[run])
+    return found / scale
+
+
+TIGHT = 1e-12  # how far a constraint may be off, of rows of length 1
+RIDGE = 1e-14  # of rows of length 1, where rows depend on each other
+
+
+def on_active(K, b, active):
+    """λ with K λ = b on the active rows and 0 elsewhere, and b - K λ: (runs, k) each."""
+    both = active[:, :, None] & active[:, None]
+    M = np.where(both, K, 0) + np.eye(b.shape[1]) * np.where(active, RIDGE, 1)[:, None]
+    x, slack = 0.0, b
+    for _ in range(2):
+        x = x + np.linalg.solve(M, np.where(active, slack, 0)[..., None])[..., 0]
+        slack = b - (K @ x[..., None])[..., 0]
+    return x, slack
+
+
+def descend(K, b, guess):
+    """The same for one run, as Lawson and Hanson: no step raises what is minimised, so that it ends.
+
+    Several rows enter at a time, those that are missed by half as much as the worst, or, if none of these
+    stays, the worst alone.
+    """
+    x, active, share = np.zeros(len(b)), guess.copy(), 0.5
+    for _ in range(10 * len(b) + 10):
+        before = x
+        for _ in range(len(b) + 1):
+            on = np.flatnonzero(active)
+            some, y = K[np.ix_(on, on)] + RIDGE * np.eye(len(on)), np.zeros(len(b))
+            for _ in range(2):
+                y[on] += np.linalg.solve(some, (b - K[:, on] @ y[on])[on])
+            falls = active & (y <= 0)
+            if not falls.any():
+                x = y
+                break
+            length = np.min(x[falls] / np.maximum(x[falls] - y[falls], 1e-300))
+            x = np.where(active, x + length * (y - x), 0)
+            gone = falls & (x <= 1e-15 * abs(x).max(initial=1e-300))
+            active &= ~(gone if gone.any() else falls)
+            x[~active] = 0
+        slack = np.where(active, -np.inf, b - K @ x)
+        if slack.max() <= TIGHT * abs(b).max():
+            break
+        share = 0.5 if (x != before).any() else 1.0
+        active |= slack >= share * slack.max()
+    return np.maximum(x, 0)
