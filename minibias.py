@@ -166,7 +166,7 @@ class Certificate(NamedTuple):
 
     residual: np.ndarray  # r, as `certificate` has it
     one_gradient: np.ndarray  # the same with the gradients at w alone
-    kinks: np.ndarray  # how many margins need more than one gradient
+    kinks: np.ndarray  # how many margins need another gradient than backpropagation's at w
 
 
 ROUNDS = 30  # of looking for gradients that lower the residual; three or four do
@@ -207,13 +207,14 @@ class Search:
         self.s = norm(self.v)
         runs, p = w.shape
         self.which = [np.zeros(0, int)] * runs
+        self.other = [np.zeros(0, bool)] * runs  # whether a gradient is not that of its margin at w
         self.A = [np.zeros((p + 1, 0))] * runs
         self.b = np.column_stack([self.v / self.s[:, None], np.zeros(runs)])
         self.rest, self.multipliers = self.b.copy(), [np.zeros(0)] * runs
         self.residual = norm(self.rest)
         which = np.argsort(self.slack, axis=1)[:, :NEAREST]
         for run, columns in enumerate(self.columns(np.arange(runs), which, 0.0)):
-            self.solve(run, which[run], columns.T)
+            self.solve(run, which[run], columns.T, np.zeros(len(columns), bool))
 
     def run(self, steps):
         """Add gradients at these steps along the residual, in units of s, until none lowers it."""
@@ -224,11 +225,11 @@ class Search:
                 return
             found = [self.candidates(runs, step) for step in steps]
             for k, run in enumerate(runs):
-                which, columns = (np.concatenate([part[k][j] for part in found], -1) for j in range(2))
-                going[run] = len(which) > 0 and self.solve(run, which, columns)
+                parts = [np.concatenate([part[k][j] for part in found], -1) for j in range(3)]
+                going[run] = len(parts[0]) > 0 and self.solve(run, *parts)
 
     def candidates(self, runs, step):
-        """For each run the margins whose gradients there lower the residual, and their columns of A."""
+        """Each run's margins whose gradients there lower the residual, their columns of A, and `other`."""
         rest = self.rest[runs]
         along = self.root[runs] * rest[:, :-1] / np.maximum(norm(rest[:, :-1]), 1e-300)[:, None]
         slack = self.slack[runs] / self.s[runs, None] ** 2
@@ -240,7 +241,9 @@ class Search:
         chosen = chosen[:, : max(1, promising.sum(1).max())]
         columns = self.columns(runs, chosen, step, along)
         better = (columns @ rest[..., None])[..., 0] > GAIN * norm(columns) * self.residual[runs, None]
-        return [(which[mask], part[mask].T) for which, part, mask in zip(chosen, columns, better)]
+        other = norm(columns - self.columns(runs, chosen, 0.0)) > 1e-6 * norm(columns)
+        parts = zip(chosen, columns, other, better)
+        return [(which[mask], part[mask].T, far[mask]) for which, part, far, mask in parts]
 
     def columns(self, runs, which, step, along=0.0):
         """What the margins `which` are as columns of A, with their gradients so far along the direction."""
@@ -251,7 +254,7 @@ class Search:
         slack = np.take_along_axis(self.slack[runs], which, 1) / self.s[runs, None] ** 2
         return np.concatenate([G * (self.root / self.s[:, None])[runs, None], slack[..., None]], -1)
 
-    def solve(self, run, which, columns):
+    def solve(self, run, which, columns, other):
         """The least residual of a run with more columns; whether it fell."""
         A = np.concatenate([self.A[run], columns], 1)
         new = len(self.multipliers[run]) + np.flatnonzero(self.slack[run, which] < 1e-9)
@@ -266,14 +269,15 @@ class Search:
         keep = multipliers > 0
         self.A[run], self.multipliers[run] = A[:, keep], multipliers[keep]
         self.which[run] = np.append(self.which[run], which)[keep]
+        self.other[run] = np.append(self.other[run], other)[keep]
         self.rest[run], self.residual[run] = rest, norm(rest)
         return fell
 
     def kinks(self):
-        """How many margins have more than one gradient with a multiplier that counts: (runs,)."""
+        """How many margins have another gradient with a multiplier that counts: (runs,)."""
         return [
-            np.sum(np.unique(which[part > 1e-9 * part.sum()], return_counts=True)[1] > 1)
-            for which, part in zip(self.which, self.multipliers)
+            len(np.unique(which[other & (part > 1e-9 * part.sum())]))
+            for which, other, part in zip(self.which, self.other, self.multipliers)
         ]
 
 
