@@ -77,6 +77,7 @@ STATEMENTS = {
         theorems.kkt_defects_tend_to_zero,
         theorems.limit_is_a_kkt_point,
         theorems.networks_tend_to_kkt_points,
+        theorems.limits_are_the_flows_own,
         theorems.several_classes,
         theorems.discrete_update_heads_for_a_kkt_point,
         discussions.momentum_changes_no_rate,
