@@ -24,14 +24,46 @@ class Pieces(NamedTuple):
     real: np.ndarray  # (runs, K)
     weight: np.ndarray  # (runs, K) the multiplier λ, for a guess at the active ones
 
-    def joined(self, other):
-        """These and others, the padding last and no longer than it must be."""
-        together = [np.concatenate(pair, 1) for pair in zip(self, other)]
-        return Pieces(*together).packed()
 
-    def packed(self):
-        order = np.argsort(~self.real, axis=1, kind="stable")[:, : max(1, self.real.sum(1).max(initial=0))]
-        return Pieces(*(along(a, order) for a in self))
+class Rows(NamedTuple):
+    """Pieces and what a step from w has to know of them."""
+
+    margin: np.ndarray
+    choices: np.ndarray
+    real: np.ndarray
+    weight: np.ndarray
+    value: np.ndarray  # (runs, K) at w
+    G: np.ndarray  # (runs, K, p) the gradients g_k = h^1/2 ∂piece_k at w
+
+
+# Both are tuples of arrays (runs, K, ...), for which these functions are.
+
+
+def packed(pieces):
+    """The same with the padding last, and no longer than it must be."""
+    order = np.argsort(~pieces.real, axis=1, kind="stable")[:, : max(1, pieces.real.sum(1).max(initial=0))]
+    return type(pieces)(*(along(a, order) for a in pieces))
+
+
+def joined(pieces, others):
+    """The pieces of both."""
+    return packed(type(pieces)(*(np.concatenate(pair, 1) for pair in zip(pieces, others))))
+
+
+def taken(pieces, runs):
+    """The pieces of some runs, a mask or indices."""
+    return packed(type(pieces)(*(a[runs] for a in pieces)))
+
+
+def scattered(parts, runs):
+    """Pieces of so many runs, from a list of (some runs, their pieces); a later part replaces an earlier."""
+    longest = max(some.real.shape[1] for _, some in parts)
+    full = [np.zeros((runs, longest, *a.shape[2:]), a.dtype) for a in parts[0][1]]
+    for where, some in parts:
+        for a, part in zip(full, some):
+            a[where] = 0
+            a[where, : part.shape[1]] = part
+    return packed(type(parts[0][1])(*full))
 
 
 class Choices:
@@ -144,80 +176,77 @@ def climb(choices, w, h, pieces, size, turn):
     turn, some = np.broadcast_to(turn, len(w)), groups(choices.problem, len(w))
     if len(some) > 1:
         of = lambda runs: (w[runs], h[runs], taken(pieces, runs), size[runs], turn[runs])
-        return joined([(runs, climb(choices, *of(runs))) for runs in some], len(w))
+        return together([(runs, climb(choices, *of(runs))) for runs in some], len(w))
     problem, D, root = choices.problem, choices.problem.model.degree, np.sqrt(h)
-    v, q = w / root, problem.margins(w)
-    near = np.argsort(q, axis=1)[:, :MOST]
-    near = near[:, : max(1, (np.take_along_axis(q, near, 1) <= 1 + D * size[:, None]).sum(1).max())]
-    here = choices.made(w, problem.x)
-    real = np.take_along_axis(q, near, 1) <= 1 + D * size[:, None]
-    fresh = Pieces(near, along(here, problem.sample(near)), real, np.zeros(near.shape))
-    behind = np.take_along_axis(q, pieces.margin, 1) > choices.values(w, pieces) + LEFT
-    pieces = merged(fresh, pieces._replace(real=pieces.real & ~behind))
-    good, left = np.zeros(len(w), bool), np.arange(len(w))
-    ended, kept = w.copy(), []
-    turned, residual, rounds = np.zeros(len(w)), np.full(len(w), np.inf), np.zeros(len(w), int)
-    s = norm(v)
+    v, s, left = w / root, norm(w / root), np.arange(len(w))
+    rows = begin(choices, w, root, pieces, 1 + D * size)
+    found = Climbed(w.copy(), None, np.zeros(len(w), bool), *(np.full(len(w), a) for a in (0.0, np.inf, 0.0)))
+    kept = []
     for k in range(ROUNDS):
-        some = taken(pieces, left)
         c = 1 - size[left, None]
-        G = choices.gradients(w[left], some) * root[left, None] * some.real[..., None]
-        at = choices.values(w[left], some)
-        b = np.where(some.real, 1 + (D - 1 - c * D) * at, -1.0)
-        gram = G @ G.swapaxes(1, 2)
-        first = multipliers(gram, b, some.weight > 0)
-        straight = c * v[left] + (first[:, None] @ G)[:, 0]
-        missed = (
-            choices.values(root[left] * straight, some) - at - (G @ (straight - v[left])[..., None])[..., 0]
-        )
-        weight = multipliers(gram, np.where(some.real, b - missed, -1.0), first > 0)
-        end = c * v[left] + (weight[:, None] @ G)[:, 0]
-        w_end = root[left] * end
-        q_end = problem.margins(w_end)
-        least = q_end.min(-1)
-        gain = np.where(least > 0, np.log(np.maximum(least, 1e-300)), -np.inf) - D * np.log(
-            norm(end) / s[left]
-        )
-        hoped = D * np.log(s[left] / norm(straight))
-        now = norm(unit(w_end) - unit(w[left]))
-        fine = (gain >= 0.3 * hoped - SLACK) & np.isfinite(gain)
-        settle = fine & (now <= turn[left])
-        off = norm(v[left] - end) / (size[left] * s[left])
-        loose = (weight * np.where(some.real, abs(at - 1), 0)).sum(1) / (size[left] * s[left] ** 2)
-        done = settle | fine | (k == ROUNDS - 1)
-        # the pieces in which the trial is violated, and those that it has left
-        some = some._replace(weight=weight)
-        value = choices.values(w_end, some)
-        own = np.full(q_end.shape, np.inf)
-        run, j = np.nonzero(some.real)
-        np.minimum.at(own, (run, some.margin[run, j]), value[run, j])
-        new = (q_end < np.minimum(own, 1) - 1e-12) & ~done[:, None]
-        done |= ~new.any(1)
-        over = left[done]
-        turned[over], residual[over], rounds[over] = now[done], np.hypot(off, loose)[done], k + 1
-        good[left[settle]] = True
-        ended[left[settle]] = w_end[settle] / least[settle, None] ** (1 / D)
-        kept.append((over, taken(some, done)))
+        straight, end, weight = solve(choices, v[left], root[left], rows, c)
+        there, rows = root[left] * end, rows._replace(weight=weight)
+        q = problem.margins(there)
+        least = q.min(-1)
+        gain = np.where(least > 0, np.log(np.maximum(least, 1e-300)), -np.inf)
+        gain -= D * np.log(norm(end) / s[left])
+        fine = (gain >= 0.3 * D * np.log(s[left] / norm(straight)) - SLACK) & np.isfinite(gain)
+        turned = norm(unit(there) - unit(w[left]))
+        # the margins that are violated in a piece that is not in the problem
+        value = choices.values(there, rows)
+        own, (run, j) = np.full(q.shape, np.inf), np.nonzero(rows.real)
+        np.minimum.at(own, (run, rows.margin[run, j]), value[run, j])
+        new = q < np.minimum(own, 1) - 1e-12
+        done = fine | ~new.any(1) | (k == ROUNDS - 1)
+
+        over, good = left[done], fine & (turned <= turn[left])
+        found.w[left[good]] = there[good] / least[good, None] ** (1 / D)
+        found.good[left[good]] = True
+        found.turned[over], found.rounds[over] = turned[done], k + 1
+        off = norm(v[left] - end), (weight * np.where(rows.real, abs(rows.value - 1), 0)).sum(1) / s[left]
+        found.residual[over] = (np.hypot(*off) / (size * s)[left])[done]
+        kept.append((over, Pieces(*(a[done] for a in rows[:4]))))
         if done.all():
             break
-        keep = ~done
-        there = choices.made(w_end[keep], problem.x)
-        order = np.argsort(~new[keep], axis=1, kind="stable")[:, : new[keep].sum(1).max()]
-        met = Pieces(
-            order,
-            along(there, problem.sample(order)),
-            np.take_along_axis(new[keep], order, 1),
-            np.ones(order.shape),
-        )
-        some = Pieces(*(a[keep] for a in some))
-        fell = (gain > 0)[keep, None]
-        behind = np.take_along_axis(q_end[keep], some.margin, 1) > value[keep] + LEFT
-        some = some._replace(real=some.real & ~(behind & fell & (some.weight <= 0)))
-        left = left[keep]
-        pieces = scattered([(left, some.joined(met))], len(w))
+        # left behind, unless the trial was a bad one
+        behind = (along(q, rows.margin) > value + LEFT) & (gain > 0)[:, None] & (weight <= 0)
+        rows = Rows(*(a[~done] for a in rows._replace(real=rows.real & ~behind)))
+        left, order = left[~done], np.argsort(~new[~done], axis=1, kind="stable")
+        order = order[:, : new[~done].sum(1).max()]
+        made = along(choices.made(there[~done], problem.x), problem.sample(order))
+        met = Pieces(order, made, along(new[~done], order), np.ones(order.shape))
+        rows = joined(rows, evaluated(choices, w[left], root[left], met))
     kept = scattered(kept, len(w))
-    kept = kept._replace(real=kept.real & (kept.weight > 0)).packed()
-    return Climbed(ended, kept, good, turned, residual, rounds)
+    return found._replace(pieces=packed(kept._replace(real=kept.real & (kept.weight > 0))))
+
+
+def begin(choices, w, root, pieces, most):
+    """The rows of a step: the least margins up to `most` (runs,), and the pieces that still are their own."""
+    q = choices.problem.margins(w)
+    near = np.argsort(q, axis=1)[:, :MOST]
+    near = near[:, : max(1, (along(q, near) <= most[:, None]).sum(1).max())]
+    here = along(choices.made(w, choices.problem.x), choices.problem.sample(near))
+    fresh = Pieces(near, here, along(q, near) <= most[:, None], np.zeros(near.shape))
+    behind = along(q, pieces.margin) > choices.values(w, pieces) + LEFT
+    return evaluated(choices, w, root, merged(fresh, pieces._replace(real=pieces.real & ~behind)))
+
+
+def evaluated(choices, w, root, pieces):
+    """Pieces as `Rows` at w."""
+    G = choices.gradients(w, pieces) * root[:, None] * pieces.real[..., None]
+    return Rows(*pieces, choices.values(w, pieces), G)
+
+
+def solve(choices, v, root, rows, c):
+    """The v' of a step as linearised, the same corrected for the pieces' curvature, and its multipliers."""
+    D, times = choices.problem.model.degree, lambda v: (rows.G @ v[..., None])[..., 0]
+    gram = rows.G @ rows.G.swapaxes(1, 2)
+    b = np.where(rows.real, 1 + (D - 1 - c * D) * rows.value, -1.0)
+    weight = multipliers(gram, b, rows.weight > 0)
+    straight = c * v + (weight[:, None] @ rows.G)[:, 0]
+    missed = choices.values(root * straight, rows) - rows.value - times(straight - v)
+    weight = multipliers(gram, np.where(rows.real, b - missed, -1.0), weight > 0)
+    return straight, c * v + (weight[:, None] @ rows.G)[:, 0], weight
 
 
 def groups(problem, runs):
@@ -230,7 +259,7 @@ def groups(problem, runs):
     return [slice(start, start + size) for start in range(0, runs, size)]
 
 
-def joined(parts, runs):
+def together(parts, runs):
     """One `Climbed` of so many runs, from a list of (some runs, theirs)."""
     arrays = zip(*(one._replace(pieces=one.good) for _, one in parts))
     pieces = scattered([(some, one.pieces) for some, one in parts], runs)
@@ -259,7 +288,8 @@ def newton(choices, w, h, pieces, reach):
     gram = A @ A.swapaxes(1, 2)
     times = lambda M, a: (M @ a[..., None])[..., 0]
     normal = lambda a: times(A.swapaxes(1, 2), on_active(gram, a, real)[0])
-    plane = lambda a: a - normal(times(A, a))
+    once = lambda a: a - normal(times(A, a))
+    plane = lambda a: once(once(a))  # twice, since the Gram matrix has half of the digits
     weight = on_active(gram, times(A, v), real)[0] / scale
     with warnings.catch_warnings():  # of pieces that are linear in w, whose Hessian is 0
         warnings.filterwarnings("ignore", "Output seems independent of input")
@@ -269,7 +299,7 @@ def newton(choices, w, h, pieces, reach):
     d = normal((1 - choices.values(w, pieces)) / scale)
     r = plane(times(G.swapaxes(1, 2), weight) - v - product(d))
     d, _ = conjugate(inside, r, d, reach * norm(v), 100)
-    anything = plane(np.random.default_rng(0).normal(size=v.shape))
+    anything = plane(np.broadcast_to(np.random.default_rng(0).normal(size=v.shape[1]), v.shape))
     _, lowest = conjugate(inside, anything, 0 * d, np.full(len(w), np.inf), 40)
     return root * (v + d), lowest >= SADDLE
 
@@ -281,7 +311,7 @@ def conjugate(product, r, d, longest, most):
     It makes `most` steps at most. The Krylov space of a random r holds B's most negative directions soon.
     """
     direction, square, lowest = r, (r * r).sum(-1), np.full(len(r), np.inf)
-    small = 1e-24 * np.maximum(square, 1e-300)
+    small = 1e-16 * np.maximum(square, 1e-300)
     going = square > small
     for _ in range(most):
         if not going.any():
@@ -315,22 +345,7 @@ def merged(fresh, old):
     run, i, j = run[equal], i[equal], j[equal]
     weight, real = fresh.weight.copy(), old.real.copy()
     weight[run, i], real[run, j] = old.weight[run, j], False
-    return fresh._replace(weight=weight).joined(old._replace(real=real))
-
-
-def scattered(parts, runs):
-    """Pieces of so many runs, from a list of (some runs, their pieces)."""
-    longest = max(some.real.shape[1] for _, some in parts)
-    full = [np.zeros((runs, longest, *a.shape[2:]), a.dtype) for a in parts[0][1]]
-    for where, some in parts:
-        for a, part in zip(full, some):
-            a[where, : part.shape[1]] = part
-    return Pieces(*full)
-
-
-def taken(pieces, runs):
-    """The pieces of some runs, a mask or indices."""
-    return Pieces(*(a[runs] for a in pieces)).packed()
+    return joined(fresh._replace(weight=weight), old._replace(real=real))
 
 
 def flat(choices):

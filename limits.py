@@ -104,8 +104,7 @@ class Project:
         stays = (end.residual <= CERTIFIED) & (since >= PATIENCE)
         alive = (end.residual >= SETTLED) & (grown > SHORTEST) & ~stays
         new = Limit(end.w, far, grown, move, end.residual, lowest, since, reach, alive, None, state.steps + 1)
-        old = state.pieces._replace(real=put(state.pieces.real, runs, False))
-        pieces = scattered([(slice(None), old), (runs, end.pieces)], len(state.w))
+        pieces = scattered([(slice(None), state.pieces), (runs, end.pieces)], len(state.w))
         changed = [put(a, runs, b) for a, b in zip(state[:-2], new)]
         return Limit(*changed, pieces, new.steps)
 
@@ -125,8 +124,7 @@ class Project:
         better = right & after.good & (closer & (gain > -SLACK) | (gain > SLACK))
         reach = put(reach, some, np.where(better, 3 * radius, radius / 3))
         some, there, after = some[better], there[better], select(after, better)
-        rest = end.pieces._replace(real=put(end.pieces.real, some, False))
-        pieces = scattered([(slice(None), rest), (some, after.pieces)], len(w))
+        pieces = scattered([(slice(None), end.pieces), (some, after.pieces)], len(w))
         changed = [
             put(a, some, b) for a, b in zip(end._replace(pieces=end.good), after._replace(pieces=after.good))
         ]

@@ -314,9 +314,7 @@ def predict(problem, w, h):
         with np.errstate(all="ignore"):
             end = climb(choices, w[runs], h[runs], taken(pieces, runs), size[runs], np.inf)
         w[runs] = end.w
-        pieces = scattered(
-            [(slice(None), pieces._replace(real=pieces.real & ~going[:, None])), (runs, end.pieces)], len(w)
-        )
+        pieces = scattered([(slice(None), pieces), (runs, end.pieces)], len(w))
         size[runs] = np.minimum(np.where(end.good, 1.3, 0.5) * size[runs], longest(D))
         going[runs] = (end.residual > 1e-13) & (size[runs] > 1e-6)
     return np.where(certificate(problem, w, h)[:, None] <= 1e-6, w, np.nan)
