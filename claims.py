@@ -44,7 +44,7 @@ def claims(seed=0, eps=1e-5, b=0.9, lr=None, runs=100, jobs=1, losses=None, repo
     rows = made("the models", seed) + [row for _, rows in cases for row in rows]
     rows += [row for pair in beside for row in made("a case beside AdaGrad's", *pair)]
     rows += [row for _, rows in examples for row in rows]
-    rows += made("two examples", *(example for example, _ in examples)) + made("least squares", seed)
+    rows += made("two examples", *(example for example, _ in examples))
     for case, other in beside:
         rows += made("a case in experiments", case, other) if case.loss == "exp" else []
     return {"claims": rows, "proof": {case.optimizer: case.proof for case, _ in cases if case.loss == "exp"}}
@@ -87,7 +87,6 @@ STATEMENTS = {
     "a case beside AdaGrad's": (discussions.margin_is_at_least_adagrads,),
     "an example": (discussions.direction_of_adagrad_for_a_linear_model,),
     "two examples": (discussions.direction_of_adagrad_depends_on_the_learning_rate,),
-    "least squares": (discussions.gradient_flow_is_near_ridge,),
     "a case in experiments": (
         discussions.directions_of_h,
         discussions.forgetting_and_epsilon_speed_training_up,

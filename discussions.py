@@ -135,33 +135,3 @@ def direction_of_adagrad_depends_on_the_learning_rate(one, other):
     # a tenth of a degree; the rest of S moves either limit by 0.003°
     distance = norm(one.directions[0] - other.directions[0])
     yield row("qian.learning_rate", QIAN, text, distance, ">=", 0.0017, "observation")
-
-
-def gradient_flow_is_near_ridge(seed):
-    """Slide "Related Work": for linear L2 regression the parameter at time t is close to ridge's with 1/t."""
-    rng, ratios = np.random.default_rng([seed, 0]), []
-    for n, p in ((100, 10), (60, 60), (20, 80), (200, 1)):
-        for sigma in (0.1, 1, 10):
-            flow, ridge = risks(rng.normal(size=(n, p)), rng.normal(size=p), sigma, np.logspace(-6, 6, 1201))
-            ratios.append((flow / ridge).max())
-    source = "Related Work: Ali, Kolter and Tibshirani (2019), not the slides' Ali et al. (2020)"
-    text = "least squares: risk of gradient flow at time t over that of ridge with λ = 1/t, largest of "
-    text += "all t, four shapes, three levels of noise; the stochastic version is not simulated"
-    # the variances' ratio is ((1 - e^-x) (1 + x) / x)² with x = t s, 1.6859 at most; the theorem has 1.6862
-    yield row("ali.ridge", source, text, max(ratios), "<=", 1.69)
-
-
-def risks(X, beta, sigma, t):
-    """E||β̂ - β||² for y = Xβ + noise of deviation σ, of gradient flow from 0 and of ridge, at t (T,).
-
-    The flow is that of ||y - Xβ̂||²/(2n); ridge minimises ||y - Xβ̂||²/n + λ||β̂||² with λ = 1/t. With s_i,
-    v_i the eigenpairs of XᵀX/n the flow's is Σ (v_i.β)² e^(-2 t s_i) + σ²/n (1 - e^(-t s_i))² / s_i,
-    ridge's Σ ((v_i.β)² + σ²/n t² s_i) / (1 + t s_i)² (Ali, Kolter and Tibshirani 2019). Returns (T,) each.
-    """
-    n, p = X.shape
-    _, values, V = np.linalg.svd(X)
-    s = np.zeros(p)
-    s[: len(values)] = values**2 / n
-    signal, noise, t = (V @ beta) ** 2, sigma**2 / n, t[:, None]
-    flow = signal * np.exp(-2 * t * s) + noise * np.expm1(-t * s) ** 2 / np.where(s > 0, s, 1)
-    return flow.sum(1), ((signal + noise * t**2 * s) / (1 + t * s) ** 2).sum(1)

@@ -197,11 +197,8 @@ def networks_tend_to_kkt_points(case):
 
 
 def limits_are_the_flows_own(case):
-    """Slide "Main Theorem": the limit is that of training itself, not of the steps that lead there.
-
-    A long step can jump to another KKT point than the flow's. AdaGrad's limits are isolated. Gradient descent
-    has a continuum of them, in which steps of another length end elsewhere.
-    """
+    """Slide "Main Theorem": the limit is that of training itself, not of the steps that lead there."""
+    # AdaGrad's limits are isolated; gradient descent's continuum ends elsewhere with steps of another length
     if (case.optimizer, case.loss) == ("adagrad", "exp"):
         for name, about, model in (
             ("relu", "six ReLU units", MLP((2, 6, 1), slope=0)),

@@ -178,12 +178,6 @@ def test_no_separation_is_said_plainly_and_is_no_error(tmp_path, capsys, monkeyp
     )
 
 
-def test_too_many_gradients_for_the_limit_are_refused_before_anything_runs(tmp_path, capsys):
-    status, result = run(tmp_path, "--model", "mlp:4000", "--runs", "200")
-    error = capsys.readouterr().err
-    assert status == 2 and result is None and error.count("\n") == 1 and "--forms discrete,flow" in error
-
-
 def test_limits_of_a_network_on_kinks_are_reached_and_told(tmp_path, capsys, monkeypatch, unrendered):
     """Exclusive or: points on two diagonals."""
     monkeypatch.setattr("optimizers.SEPARATES_WITHIN", 2000)
