@@ -307,13 +307,14 @@ def predict(problem, w, h):
         return w
     w, choices, D = scaled(problem, w), Choices(problem), problem.model.degree
     pieces, size, going = choices.none(len(w)), np.full(len(w), longest(D)), np.ones(len(w), bool)
+    moved = np.full(len(w), np.inf)
     for _ in range(400):
         runs = np.flatnonzero(going)
         if not len(runs):
             break
         with np.errstate(all="ignore"):
-            end = climb(choices, w[runs], h[runs], taken(pieces, runs), size[runs], np.inf)
-        w[runs] = end.w
+            end = climb(choices, w[runs], h[runs], taken(pieces, runs), size[runs], np.inf, moved[runs])
+        w[runs], moved[runs] = end.w, end.turned
         pieces = scattered([(slice(None), pieces), (runs, end.pieces)], len(w))
         size[runs] = np.minimum(np.where(end.good, 1.3, 0.5) * size[runs], longest(D))
         going[runs] = (end.residual > 1e-13) & (size[runs] > 1e-6)

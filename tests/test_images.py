@@ -12,7 +12,6 @@ import time
 import numpy as np
 import pytest
 
-import image_figures
 import mnist
 import runs
 from cli import main
@@ -336,7 +335,7 @@ def test_epsilon_is_drawn_with_the_flow_though_some_seeds_do_not_separate(tmp_pa
         [result | {"eps": eps, "seed": seed, "form": form} for eps, seed, form in found]
     )
     assert all(set(row["alignment"]) == {0.6 if row["form"] == "flow" else 0.5} for row in summary)
-    image_figures.epsilon(summary).savefig(tmp_path / "epsilon.png")
+    mnist.figure_of_epsilons(summary).savefig(tmp_path / "epsilon.png")
     assert (tmp_path / "epsilon.png").read_bytes().startswith(b"\x89PNG")
 
 
