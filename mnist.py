@@ -16,7 +16,7 @@ from checks import check_counts, check_positive, chosen, learning_rates
 from datasets import read_images
 from figures import FAR, colour, groups, name_above, panel
 from optimizers import CONDITIONERS
-from runs import fingerprint, resume, silent, with_nulls
+from jobs import fingerprint, resume, silent, with_nulls
 from training import ALIGNED, DELTAS, FLOW_END, FORMS, LIMIT_BEGINS, RECORDS, train_run
 
 SHIPPED = pathlib.Path(__file__).with_name("data") / "mnist.npz"  # a balanced part of MNIST

@@ -1,4 +1,4 @@
-"""Jobs, checkpoints and result files, without any theory. Files appear whole or not at all."""
+"""Processes, checkpoints and result files, without any theory. Files appear whole or not at all."""
 
 import ctypes
 import hashlib
@@ -22,9 +22,15 @@ from importlib.metadata import version
 import numpy as np
 
 CHECKPOINT_EVERY = 10.0  # seconds
-# what the numbers of a study that resumes depend on, in the order of its imports
-ROOMS = "dialects datasets solvers checks losses models kinks minibias optimizers momentum limits cnn runs"
-LIBRARY = [f"{room}.py" for room in (*ROOMS.split(), "training")]
+# the files that the numbers of a study with checkpoints depend on, in the order of their imports
+ROOMS = "dialects datasets solvers checks losses models kinks minibias optimizers limits cnn training"
+LIBRARY = [f"{room}.py" for room in ROOMS.split()]
+NO_GUARD = (
+    'no worker process could begin; in a script wrap the call in `if __name__ == "__main__":`, or use jobs=1'
+)
+KILLED = "a worker process was killed, perhaps for want of memory; fewer --jobs need less"
+
+# ------------------------------------------------------------------------------------ files
 
 
 def prepare(out, *names):
@@ -79,22 +85,17 @@ def write(path, fill):
     return path
 
 
-def write_results(out, study, content, draw):
-    """OUT/STUDY.json and, filled by draw(path), OUT/STUDY.png: a list of both paths.
+def write_json(path, content):
+    """Write `content` as a JSON file, arrays as lists, and return the path.
 
-    If one cannot be made, both stay untouched. Arrays become lists; a NaN or an infinity in `content` is a
-    bug of the study and raises ValueError.
+    A NaN or an infinity in it is a bug of the study and raises ValueError.
     """
-
-    def fill(beside):
-        beside.write_text(json.dumps(content, indent=1, allow_nan=False, default=lambda a: a.tolist()) + "\n")
-        write(out / f"{study}.png", draw)
-
-    return [write(out / f"{study}.json", fill), out / f"{study}.png"]
+    text = json.dumps(content, indent=1, allow_nan=False, default=lambda a: a.tolist()) + "\n"
+    return write(path, lambda beside: beside.write_text(text))
 
 
 def with_nulls(a):
-    """The array with None, JSON's null, where there is nothing finite to say."""
+    """The array with None, JSON's null, in place of what is not finite."""
     return np.where(np.isfinite(a), a, None)
 
 
@@ -104,20 +105,124 @@ def versions():
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
+# ------------------------------------------------------------------------------------ progress
+
+
 def silent(shares, word=""):
-    """The report of a study that does not say how far it is."""
+    """The report of a study that shows no progress."""
 
 
-HEARD = []  # what hears the words of this process's jobs, the last one first
 SAY_EVERY = 1.0  # seconds
-said = [-math.inf]  # when the last word was
+LISTENERS = []  # what this process's jobs speak to, the present one last
+spoken = [-math.inf]  # when the last word was
 
 
 def say(word):
-    """Tell whoever waits for this job how far it is, in a few words, and once a second at most."""
-    if HEARD and time.monotonic() > said[0] + SAY_EVERY:
-        said[0] = time.monotonic()
-        HEARD[-1](word)
+    """Report how far a job is, in a few words. Words within a second of the last one are dropped."""
+    if LISTENERS and time.monotonic() > spoken[0] + SAY_EVERY:
+        spoken[0] = time.monotonic()
+        LISTENERS[-1](word)
+
+
+def timed(call, *args):
+    """What call(*args) returns, and the seconds that it took."""
+    clock = time.perf_counter()
+    return call(*args), time.perf_counter() - clock
+
+
+# ------------------------------------------------------------------------------------ where jobs run
+
+
+class Here(futures.Executor):
+    """Runs every call at once, in this process."""
+
+    def submit(self, call, *args):
+        future = futures.Future()
+        future.set_result(call(*args))
+        return future
+
+
+def executor(jobs, tasks, dask=None, hear=lambda word: None):
+    """A context of an executor for so many tasks, the number to keep under way, and the words of workers.
+
+    With jobs=1 or a single task everything stays in this process. With more there are processes. `dask` is
+    the address of a Dask cluster. `hear` gets the words of jobs that `say` some; those on a cluster have none.
+    Raises ValueError where the package distributed is missing, OSError where the cluster or a process is lost.
+    """
+    if dask:
+        return cluster(dask, tasks)
+    return here(hear) if jobs == 1 or tasks <= 1 else processes(min(jobs, tasks), hear)
+
+
+@contextmanager
+def here(hear):
+    LISTENERS.append(hear)
+    try:
+        yield Here(), 1, ()
+    finally:
+        LISTENERS.pop()
+
+
+@contextmanager
+def processes(count, hear):
+    spawn = multiprocessing.get_context("spawn")  # fork would copy a process that has threads
+    begun, words = spawn.Value("i", 0), spawn.RawArray(ctypes.c_wchar * 100, count)
+    try:
+        with futures.ProcessPoolExecutor(count, spawn, begin_worker, (os.getpid(), begun, words)) as pool:
+            try:
+                yield pool, count, words
+            except KeyboardInterrupt:
+                for worker in multiprocessing.active_children():
+                    worker.terminate()  # else the pool would wait for what they are at
+                raise
+            except Exception:
+                pool.shutdown(cancel_futures=True)  # else it would go on with what waits
+                raise
+    except futures.BrokenExecutor:
+        raise OSError(KILLED if begun.value else NO_GUARD) from None
+
+
+def begin_worker(parent, begun, words):
+    """Worker set-up: a worker whose parent is gone ends at once, so that no orphan goes on computing.
+
+    Each worker takes one of `words`, where it leaves the last word of its jobs.
+    """
+    keep_freed_memory()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and ends its workers
+    with begun.get_lock():
+        mine = words[begun.value]
+        begun.value += 1
+    LISTENERS.append(lambda word: setattr(mine, "value", word[:99]))
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def cluster(address, tasks):
+    """A Dask cluster, whose workers are sent the library files."""
+    try:
+        import distributed
+    except ImportError:
+        raise ValueError("--dask needs the package distributed: pip install distributed") from None
+    try:
+        with (
+            warnings.catch_warnings(),
+            distributed.Client(address, timeout=10, set_as_default=False) as client,
+        ):
+            # the images, some megabytes for each piece of ten seconds
+            warnings.filterwarnings("ignore", "Sending large graph")
+            for name in LIBRARY:
+                client.upload_file(str(pathlib.Path(__file__).with_name(name)))
+            yield client.get_executor(), tasks, ()
+    except (distributed.KilledWorker, futures.CancelledError) as problem:
+        raise OSError(f"the Dask cluster {address} lost a task: {problem or 'cancelled'}") from None
+    except ImportError as problem:
+        raise OSError(f"the Dask workers lack a package: {problem}") from None
 
 
 def keep_freed_memory():
@@ -132,111 +237,30 @@ def keep_freed_memory():
         pass
 
 
-def begin_worker(parent, words):
-    """Worker set-up: a worker whose parent is gone ends at once, so that no orphan goes on computing.
-
-    What its jobs say goes to the queue `words`.
-    """
-    keep_freed_memory()
-    HEARD.append(words.put)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and ends its workers
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-class Here(futures.Executor):
-    """Runs every call at once, in this process."""
-
-    def submit(self, call, *args):
-        future = futures.Future()
-        future.set_result(call(*args))
-        return future
-
-
-@contextmanager
-def executor(jobs, tasks, dask=None, hear=lambda word: None):
-    """An executor for so many tasks, and how many of them to keep under way; `hear` is told what they say.
-
-    jobs 1, or a single task, stays in this process, more are processes; dask is the address of a Dask
-    cluster, whose workers are sent the library files. Raises ValueError where the package distributed is
-    missing, OSError where the cluster or a process is lost.
-    """
-    if dask:
-        try:
-            import distributed
-        except ImportError:
-            raise ValueError("--dask needs the package distributed: pip install distributed") from None
-        try:
-            with (
-                warnings.catch_warnings(),
-                distributed.Client(dask, timeout=10, set_as_default=False) as client,
-            ):
-                # the images, some megabytes for each piece of ten seconds
-                warnings.filterwarnings("ignore", "Sending large graph")
-                for name in LIBRARY:
-                    client.upload_file(str(pathlib.Path(__file__).with_name(name)))
-                client.run(keep_freed_memory)
-                yield client.get_executor(), tasks
-        except (distributed.KilledWorker, futures.CancelledError) as problem:
-            raise OSError(f"the Dask cluster {dask} lost a task: {problem or 'cancelled'}") from None
-        except ImportError as problem:
-            raise OSError(f"the Dask workers lack a package: {problem}") from None
-    elif jobs == 1 or tasks <= 1:
-        HEARD.append(hear)
-        try:
-            yield Here(), 1
-        finally:
-            HEARD.pop()
-    else:
-        spawn = multiprocessing.get_context("spawn")  # fork would copy a process that has threads
-        count, words, over = min(jobs, tasks), spawn.SimpleQueue(), threading.Event()
-        threading.Thread(target=listen, args=(words, hear, over), daemon=True).start()
-        try:
-            with futures.ProcessPoolExecutor(count, spawn, begin_worker, (os.getpid(), words)) as pool:
-                try:
-                    yield pool, count
-                except KeyboardInterrupt:
-                    for worker in multiprocessing.active_children():
-                        worker.terminate()  # else the pool would wait for what they are at
-                    raise
-                except Exception:
-                    pool.shutdown(cancel_futures=True)  # else it would go on with what waits
-                    raise
-        except futures.BrokenExecutor:
-            raise OSError(
-                "a worker process was killed, perhaps for want of memory; fewer --jobs need less"
-            ) from None
-        finally:
-            over.set()
-
-
-def listen(words, hear, over):
-    """Pass on what comes from a queue until the event `over`; a killed worker may leave the queue locked."""
-    while not over.wait(0.2):
-        while not words.empty():
-            hear(words.get())
-
-
 def spread(job, tasks, jobs, report=silent):
     """The list of job(task) for every task, over `jobs` processes; 1 stays in this process.
 
-    report(shares, word) hears the share of every task that is done, as in `resume`, and what a job may `say`.
+    report(shares, word) gets the share of every task that is done, as in `resume`, and what a job may `say`.
     """
     results = []
     shares = lambda: [1.0] * len(results) + [0.0] * (len(tasks) - len(results))
-    with executor(jobs, len(tasks), hear=lambda word: report(shares(), word)) as (pool, at_once):
+    hear = lambda word: report(shares(), word)
+    with executor(jobs, len(tasks), hear=hear) as (pool, at_once, words):
         report(shares())
         # pool.map would cancel what waits at Ctrl-C, and the pool's thread then fails to end what it has sent
         calls = (pool.submit(job, task) for task in tasks)
         for call in calls if at_once == 1 else list(calls):
+            while futures.wait([call], 0.2).not_done:
+                for word in words:
+                    if word.value:
+                        hear(word.value)
+                        word.value = ""
             results.append(call.result())
             report(shares())
     return results
+
+
+# ------------------------------------------------------------------------------------ checkpoints
 
 
 def fingerprint(*parts):
@@ -294,7 +318,7 @@ def resume(job, tasks, folder, stamp, jobs, dask=None, fresh=False, report=silen
     waiting = [name for name in tasks if states[name] and not states[name]["done"]] + waiting
     shares = lambda: [0.0 if state is None else float(state["share"]) for state in states.values()]
     report(shares())
-    with executor(jobs, len(waiting), dask if waiting else None) as (pool, at_once):
+    with executor(jobs, len(waiting), dask if waiting else None) as (pool, at_once, _):
         under_way = {}
         while waiting or under_way:
             while waiting and len(under_way) < at_once:
