@@ -8,7 +8,7 @@ import numbers
 import numpy as np
 from autograd.core import make_vjp
 
-METHODS = ("add", "relax", "inverse_square", "inverse_square_at_0", "longest")
+METHODS = ("add", "relax", "inverse_square", "inverse_square_at_0", "longest", "begin")
 
 
 def check_positive(**values):
@@ -146,7 +146,7 @@ def check_conditioner(conditioner, size=3):
     first, g2 = np.random.default_rng(0).uniform(0.4, 3, (2, 2, size))
     try:
         with np.errstate(divide="ignore", invalid="ignore"):
-            S = conditioner.add(conditioner.add(0 * g2, first), g2)
+            S = conditioner.add(conditioner.add(conditioner.begin(g2), first), g2)
             check_inverse_square(conditioner, about, S, g2)
             for kind, old, new in (("a gradient", 0 * S, g2), ("forgetting", S, 0 * g2)):
                 check_growth(conditioner, about, kind, old, new)
@@ -158,7 +158,7 @@ def check_conditioner(conditioner, size=3):
 
 def check_inverse_square(conditioner, about, S, g2):
     before, after = conditioner.inverse_square(S, 5.0), conditioner.inverse_square(2 * S, 5.0)
-    if np.shape(before) != S.shape or not (np.isfinite(before) & (before > 0)).all():
+    if np.shape(before) != g2.shape or not (np.isfinite(before) & (before > 0)).all():
         raise ValueError(
             f"{about}.inverse_square must be finite, above 0 and as (runs, p): it is h^-2, not h"
         )
@@ -195,7 +195,7 @@ def check_growth(conditioner, about, kind, old, new):
 def check_longest(conditioner, about, S, g2):
     """Whether h^-2 changes by no more than a tenth in the time that `longest` gives for that."""
     longest = conditioner.longest(S, 5.0, g2, np.log(g2), 0.1)
-    if np.shape(longest) not in (S.shape, (len(S), 1)):
+    if np.shape(longest) not in (g2.shape, (len(S), 1)):
         raise ValueError(f"{about}.longest must be (runs, p) or (runs, 1), not {np.shape(longest)}")
     log_dt = np.minimum(longest.min(-1, keepdims=True), 30.0)
     later = conditioner.relax(S, g2, np.log(g2), log_dt)

@@ -275,3 +275,10 @@ def read_idx(path, dimensions):
     if len(content) != size:
         raise ValueError(f"{path}: holds {len(content)} bytes, expected {size} for the shape {tuple(shape)}")
     return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
+
+
+def given(data, default):
+    """x (N, d) and y (N,) of a study's `data`: such a pair, the name of a file, or None for the default."""
+    if isinstance(data, (str, pathlib.Path)):
+        return read_data(data)[:2]
+    return default if data is None else check_data(*map(np.asarray, data))

@@ -146,12 +146,12 @@ def executor(jobs, tasks, dask=None, hear=lambda word: None):
     """A context of an executor for so many tasks, the number to keep under way, and the words of workers.
 
     With jobs=1 or a single task everything stays in this process. With more there are processes. `dask` is
-    the address of a Dask cluster. `hear` gets the words of jobs that `say` some; those on a cluster have none.
-    Raises ValueError where the package distributed is missing, OSError where the cluster or a process is lost.
+    the address of a Dask cluster. `hear` gets what jobs in this process `say`.
+    Raises ValueError where the package distributed is missing, OSError where the cluster or a worker is lost.
     """
     if dask:
         return cluster(dask, tasks)
-    return here(hear) if jobs == 1 or tasks <= 1 else processes(min(jobs, tasks), hear)
+    return here(hear) if jobs == 1 or tasks <= 1 else processes(min(jobs, tasks))
 
 
 @contextmanager
@@ -164,7 +164,7 @@ def here(hear):
 
 
 @contextmanager
-def processes(count, hear):
+def processes(count):
     spawn = multiprocessing.get_context("spawn")  # fork would copy a process that has threads
     begun, words = spawn.Value("i", 0), spawn.RawArray(ctypes.c_wchar * 100, count)
     try:

@@ -10,9 +10,9 @@ from autograd.core import make_vjp
 from checks import as_runs, check_positive, check_separates
 from kinks import SLACK, Choices, Climbed, Pieces, along, climb, longest, newton, scattered, taken
 from minibias import Problem, certificate, norm, normalised_margin, scaled
-from optimizers import choose, follow, trajectory
+from optimizers import SEPARATES_WITHIN, choose, follow, trajectory
 
-AT_REST = -50.0  # log L where the flow counts as at rest, that is its h: see `rest`
+AT_REST = -50.0  # log L where the flow counts as at rest, that is its h: see `to_rest`
 LATE = -30.0  # log L that is late enough for a limit, if the flow runs out of steps on its way to rest
 H_SETTLED = 1e-8  # the largest relative change of h from half of AT_REST to there that counts as settled
 SETTLED = 1e-12  # the last move of a direction at rest
@@ -204,12 +204,6 @@ def margin_path(problem, w, h, steps=3000, turn=TURN):
     return trajectory(Project(problem, h, turn), begin(problem, w), lambda state: state.steps >= steps)
 
 
-def rest(problem, conditioner, w, lr=1.0):
-    """The flow from w (runs, p) to log L <= -50: its state, and its `fate`, "ok" where h has settled."""
-    state, _, h, reached = follow(problem, conditioner, w, (AT_REST / 2, AT_REST), lr)
-    return state, fate(problem, state, h_settled(state, h, reached))
-
-
 def h_settled(state, h, reached):
     """Whether h hardly changed since half of AT_REST, while log L fell on to LATE at least: (runs,).
 
@@ -364,3 +358,26 @@ class LateFlow:
             now = 2 * w_0 * w - 2 * w_1 * tau * pull
             before, w = w, (T[j - 1] * now - T[j - 2] * before) / T[j]
         return w
+
+
+def to_rest(problem, conditioner, w, lr=1.0, watch=lambda state: None, within=None):
+    """The flow from w (runs, p) until it is at rest: w, h and status, of which "ok" means that h has settled.
+
+    At rest is log L <= -50; log L <= -30 is enough where the flow runs out of steps. The status of a run is
+    its `fate`. `watch` gets each state. `within` so many steps a run must separate the data, as in `follow`.
+    """
+    levels = (AT_REST / 2, AT_REST)
+    state, _, h, reached = follow(problem, conditioner, w, levels, lr, watch=watch, within=within)
+    return state.w, state.h, fate(problem, state, h_settled(state, h, reached))
+
+
+# what a run's status means: `fate`, or what a study finds in its limit
+EXPLAINED = {
+    "overflow": "overflow, float64 cannot hold the loss or h at the next step; "
+    "smaller data or a smaller --lr help",
+    "still turning": f"still turning, no limit with a KKT residual of {CERTIFIED:g} or less was reached",
+    "not separated": "not separated, the end point misclassifies some sample",
+    "h still moving": f"h still moving, by over {H_SETTLED:g} of itself since log L = {AT_REST / 2:g}, or "
+    f"the flow did not come to {AT_REST:g} (for limits {LATE:g})",
+    "not finished": f"not finished in {5 * SEPARATES_WITHIN} steps; features of one scale help",
+}

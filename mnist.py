@@ -9,13 +9,10 @@ import pathlib
 from functools import reduce
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-
 from checks import check_counts, check_positive, chosen, learning_rates
 from datasets import read_images
-from figures import FAR, colour, groups, name_above, panel
 from optimizers import CONDITIONERS
+from plots import FAR, colour, groups, key, name_above, new_figure, panel
 from jobs import fingerprint, resume, silent, with_nulls
 from training import ALIGNED, DELTAS, FLOW_END, FORMS, LIMIT_BEGINS, RECORDS, train_run
 
@@ -345,7 +342,7 @@ def figure(found):
 
 def figure_of_limits(results):
     """The L2 margin and the KKT residual against log 1/L, from 10 on: steps, flow and margin flow."""
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    figure = new_figure(10, 4.4)
     size, residual = figure.subplots(1, 2)
     for r in results:
         style = {"color": colour(r["optimizer"]), "lw": 1.2, "ls": DASHES[r["form"]]}
@@ -360,7 +357,7 @@ def figure_of_limits(results):
     panel(residual, FAR, "KKT residual of the margin flow", yscale="log")
     for axes in (size, residual):
         axes.xaxis.set_major_formatter(lambda x, _: f"$10^{{{x:g}}}$")
-    kinds = [Line2D([], [], color="0.3", ls=dash, label=name) for name, dash in DASHES.items()]
+    kinds = [key(name, color="0.3", ls=dash) for name, dash in DASHES.items()]
     name_above(figure, groups(results, "optimizer"), *kinds)
     return figure
 
@@ -368,7 +365,7 @@ def figure_of_limits(results):
 def figure_of_training(results):
     """Training loss, margin and accuracy against steps; margin and alignment against the training loss."""
     discrete = [r for r in results if r["form"] == "discrete"]
-    figure = Figure(figsize=(10, 10.6), layout="constrained")
+    figure = new_figure(10, 10.6)
     (loss, size), (accuracy, fair), aligned = figure.subplots(3, 2)
     for optimizer, group in groups(discrete, "optimizer").items():
         style = {"color": colour(optimizer)}
@@ -420,7 +417,7 @@ def figure_of_epsilons(summary):
     """Training loss, margin and test accuracy against ε, mean and spread over the seeds; a row for a form."""
     forms = groups(summary, "form")
     optimizers = list(groups(summary, "optimizer"))
-    figure = Figure(figsize=(12, 3.7 * len(forms) + 0.4), layout="constrained")
+    figure = new_figure(12, 3.7 * len(forms) + 0.4)
     rows = figure.subplots(len(forms), 3, squeeze=False)
     for panels, (form, entries) in zip(rows, forms.items()):
         for optimizer, mine in groups(entries, "optimizer").items():
@@ -442,7 +439,7 @@ def figure_of_epsilons(summary):
         for axes, label in zip(panels, (r"training loss, $\log L$", MARGIN, "test accuracy (%)")):
             panel(axes, r"$\varepsilon$", label, title, xscale="log")
     kinds = [
-        Line2D([], [], color="0.3", ls=s[:-1], marker=s[-1], ms=4, label=n)
+        key(n, color="0.3", ls=s[:-1], marker=s[-1], ms=4)
         for s, n in (("-o", "last step"), ("--s", "same training loss"))
     ]
     name_above(figure, optimizers, *kinds)

@@ -1,28 +1,43 @@
 """The dynamics: an optimizer is its conditioner h, and it has two clocks, the discrete update and the flow.
 
-A `State` holds all runs at one moment. `Discrete` and `Flow` are steps: each turns a state into the next.
-`trajectory` drives any of them, and to change the clock is to go on with another step.
+`naive` below is the discrete update in six lines. Everything after it must equal it, and does more: a
+`State` holds all runs at one moment, `Discrete` and `Flow` are steps, which turn a state into the next, and
+`trajectory` drives any of them. To change the clock is to go on with another step.
 """
 
+from copy import copy
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 
-from checks import as_runs, check_conditioner, check_positive
+from checks import as_runs, check_conditioner, check_positive, chosen
 from minibias import Problem, norm
+
+
+def naive(problem, conditioner, w, lr, steps):
+    """The slides' discrete update: w (runs, p) after so many steps. A test holds `Discrete` to it."""
+    S = conditioner.begin(w)
+    for t in range(1, steps + 1):
+        log_loss, u = problem.gradient(w)
+        g = np.exp(log_loss)[:, None] * u
+        S = conditioner.add(S, g**2)
+        h = 1 / np.sqrt(conditioner.inverse_square(S, t))
+        w = w - lr * h * g
+    return w
 
 
 class Conditioner:
     """What an optimizer makes of squared gradients: a sum S, and from it h, the factor of each coordinate.
 
-    S (runs, p) is the slide's sum (discrete form) or integral (continuous form). A subclass says how S grows,
-    by `add` and `relax`, and what h is, by `inverse_square`. Times are in steps, and g2 = ∂L² (runs, p).
+    S is the slide's sum (discrete form) or integral (continuous form), (runs, p). A subclass may `begin` with
+    any other array whose first axis is the runs. It defines how S grows, by `add` and `relax`, and what h is,
+    by `inverse_square`. Times are in steps, and g2 = ∂L² (runs, p).
 
     eps      ε > 0, inside the root as on the slides; PyTorch and Keras add theirs (about 1e-8) outside it
     b        the decay in (0, 1): RMSProp's and Adam's sum forgets by e^-(1-b) a step, common libraries by b
-    `isotropic` says if the components of h_∞ are equal whatever the path, so that the problem is L2's.
+    `isotropic` is whether the components of h_∞ are equal whatever the path, so that the problem is L2's.
     Raises ValueError for eps or b out of range.
     """
 
@@ -39,6 +54,10 @@ class Conditioner:
             f"{type(self).__name__} must define {method}, which returns {result}, as (runs, p)"
         )
 
+    def begin(self, w):
+        """S at t = 0, for w (runs, p)."""
+        return np.zeros_like(w)
+
     def add(self, S, g2):
         """The slide's sum after one more gradient."""
         raise self.missing("add(S, g2)", "the sum S after one more squared gradient g2")
@@ -53,7 +72,7 @@ class Conditioner:
 
     def inverse_square_at_0(self, g2):
         """h^-2 of the flow at t = 0, where S = 0; g2 matters only where this is a limit of 0/0."""
-        return self.inverse_square(np.zeros_like(g2), 0.0)
+        return self.inverse_square(self.begin(g2), 0.0)
 
     def longest(self, S, t, g2, log_g2, fraction):
         """log of the longest dt in which no h_j^-2 changes by more than `fraction` of itself: by bisection.
@@ -154,11 +173,30 @@ class Adam(RMSProp):
 CONDITIONERS = {"gd": GD, "adagrad": AdaGrad, "rmsprop": RMSProp, "adam": Adam}
 
 
+def conditioners(optimizers, eps=1e-5, b=0.9):
+    """The conditioners of a study: a dict name -> object.
+
+    optimizers   names in CONDITIONERS, which get ε and b; None for all of them; or such a dict, with one's
+                 own conditioners, which stay as they are
+    """
+    if isinstance(optimizers, dict):
+        return dict(optimizers)
+    return {name: CONDITIONERS[name](eps, b) for name in chosen("optimizers", optimizers, CONDITIONERS)}
+
+
+def with_epsilon(conditioner, eps):
+    """The same conditioner with another ε."""
+    check_positive(eps=eps)
+    other = copy(conditioner)
+    other.eps = eps
+    return other
+
+
 class State(NamedTuple):
     """All runs at one moment: arrays over the runs, never changed in place. `_asdict()` is a checkpoint."""
 
     w: np.ndarray  # (runs, p) the parameters
-    S: np.ndarray  # (runs, p) the conditioner's sum or integral
+    S: np.ndarray  # (runs, p), or (runs, ...) as it begins: the conditioner's sum or integral
     h: np.ndarray  # (runs, p) the conditioner: of the update just made, or of the flow's present time
     log_loss: np.ndarray  # (runs,) log L at w
     u: np.ndarray  # (runs, p) ∂ log L at w
@@ -166,7 +204,7 @@ class State(NamedTuple):
     log_t: np.ndarray  # (runs,) log of the time in steps, since the flow's steps grow like 1 / L
     alive: np.ndarray  # (runs,) whether the run still moves
     overflow: np.ndarray  # (runs,) whether it stopped where its next step would not have been finite
-    memory: np.ndarray  # (runs, any) what else a step has to remember; nothing for the two below
+    memory: np.ndarray  # (runs, any) what else a step has to remember: momentum's m
 
 
 def start(problem, conditioner, w):
@@ -180,14 +218,15 @@ def start(problem, conditioner, w):
         alive = np.isfinite(log_loss) & np.isfinite(u).all(-1) & (h > 0).all(-1)
         h = np.where(alive[:, None], h, 1 / np.sqrt(conditioner.inverse_square_at_0(0 * w)))
     log_t = np.full(len(w), -np.inf)
-    return State(w, np.zeros_like(w), h, log_loss, u, 0, log_t, alive, ~alive, np.zeros((len(w), 0)))
+    nothing = np.zeros((len(w), 0))
+    return State(w, conditioner.begin(w), h, log_loss, u, 0, log_t, alive, ~alive, nothing)
 
 
 def move(problem, state, w, **new):
     """The state after a step to w, with `new` arrays. A run that would not be finite stays for ever."""
     new["log_loss"], new["u"] = problem.gradient(w)
     new |= {"w": w, "steps": state.steps + 1}
-    if state.alive.all() and np.isfinite((new["u"] + new["S"]).sum()):
+    if state.alive.all() and np.isfinite(new["u"].sum() + new["S"].sum()):
         return state._replace(**new)
     finite = [np.isfinite(a).reshape(len(w), -1).all(-1) for a in new.values() if np.ndim(a)]
     alive = state.alive & np.all(finite, axis=0)
@@ -205,15 +244,23 @@ def choose(runs, new, old):
 class Discrete:
     """The discrete update w(t+1) = w(t) - lr h(t) ⊙ ∂L(w(t)) (slide "discrete form"), a step on states.
 
-    Raises ValueError for an lr that is not a finite number above 0.
+    momentum   β in [0, 1), or one for each run as (runs, 1). With β the step is w - lr h ⊙ m, where m begins
+               at 0 and becomes β m + (1 - β) ∂L, and is the state's `memory`. h is made of ∂L as ever. The
+               theorem has β = 0. For linear models Wang et al. prove that gradient descent and Adam with
+               momentum keep the L2 margin ("Does Momentum Change the Implicit Regularization on Separable
+               Data?", NeurIPS 2022).
+    Raises ValueError for an lr that is not a finite number above 0, or a β out of range.
     """
 
     problem: Problem
     conditioner: Conditioner
     lr: float
+    momentum: float | np.ndarray = 0.0
 
     def __post_init__(self):
         check_positive(lr=self.lr)
+        if not np.all((np.asarray(self.momentum) >= 0) & (np.asarray(self.momentum) < 1)):
+            raise ValueError(f"momentum must lie in [0, 1), not {self.momentum}")
 
     def __call__(self, state):
         with np.errstate(all="ignore"):
@@ -221,8 +268,12 @@ class Discrete:
             g = np.exp(state.log_loss)[:, None] * state.u
             S = self.conditioner.add(state.S, g * g)
             h = 1 / np.sqrt(self.conditioner.inverse_square(S, t))
+            m, memory = g, state.memory
+            if np.any(self.momentum):
+                before = memory if memory.size else np.zeros_like(g)
+                m = memory = self.momentum * before + (1 - self.momentum) * g
             log_t = np.full(len(h), np.log(t))
-            return move(self.problem, state, state.w - self.lr * h * g, S=S, h=h, log_t=log_t)
+            return move(self.problem, state, state.w - self.lr * h * m, S=S, h=h, log_t=log_t, memory=memory)
 
 
 @dataclass(frozen=True)
@@ -276,15 +327,12 @@ def trajectory(step, state, done=lambda state: False):
         state = step(state)
 
 
-def descend(problem, conditioner, w, lr, steps, record=(), rule=Discrete):
-    """The state after `steps` discrete updates from w (runs, p), and a dict of those at each in `record`.
-
-    `rule` makes the step, say one with momentum: `momentum.update`.
-    """
+def descend(problem, conditioner, w, lr, steps, record=(), momentum=0.0):
+    """The state after `steps` discrete updates from w (runs, p), and a dict of those at each in `record`."""
     if max(record, default=0) > steps:
         raise ValueError(f"record must hold steps up to {steps}, not {max(record)}")
-    path, snapshots = trajectory(rule(problem, conditioner, lr), start(problem, conditioner, w)), {}
-    for state in islice(path, steps + 1):
+    step, snapshots = Discrete(problem, conditioner, lr, momentum), {}
+    for state in islice(trajectory(step, start(problem, conditioner, w)), steps + 1):
         if state.steps in record:
             snapshots[state.steps] = state
     return state, {t: snapshots.get(t, state) for t in record}  # all runs may have stopped before
@@ -293,22 +341,26 @@ def descend(problem, conditioner, w, lr, steps, record=(), rule=Discrete):
 SEPARATES_WITHIN = 20_000  # steps of the flow; the default study needs about 700
 
 
-def follow(problem, conditioner, w, levels=(-25.0, -50.0), lr=1.0, c=0.1, watch=lambda state: None):
+def follow(
+    problem, conditioner, w, levels=(-25.0, -50.0), lr=1.0, c=0.1, watch=lambda state: None, within=None
+):
     """The flow from w (runs, p) until log L of every run is at the last of the falling `levels`.
 
     Returns the state, then w and h (levels, runs, p) where each run passed each level, and `reached` (levels,
-    runs). A run that has not separated the data after 20,000 steps stops, one that is not at the last level
-    after five times as many too. `watch` is shown each state. Raises ValueError for levels that do not fall.
+    runs). A run that has not separated the data `within` so many steps, 20,000 by default, stops. So does one
+    that is not at the last level after five times as many. `watch` gets each state.
+    Raises ValueError for levels that do not fall.
     """
+    within = SEPARATES_WITHIN if within is None else within
     levels = np.ravel(levels)
     if not (len(levels) and (np.diff(levels) < 0).all()):
         raise ValueError(f"the levels of log L must fall, not {levels}")
 
     def done(state):
         stop = state.log_loss <= levels[-1]
-        if state.steps == SEPARATES_WITHIN:
+        if state.steps == within:
             stop |= problem.margins(state.w).min(-1) <= 0
-        return stop | (state.steps >= 5 * SEPARATES_WITHIN)
+        return stop | (state.steps >= 5 * within)
 
     first = start(problem, conditioner, w)
     passed_w, passed_h = (np.repeat(a[None], len(levels), 0) for a in (first.w, first.h))

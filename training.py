@@ -13,8 +13,7 @@ from cnn import CNN, Blocks
 from kinks import Pieces
 from limits import TURN, LateFlow, Limit, Project, begin
 from minibias import alignment, certificate, norm, unit
-from momentum import update
-from optimizers import Flow, State, start, trajectory
+from optimizers import Discrete, Flow, State, start, trajectory
 
 FLOW_END = -1000.0  # log L that form `flow` passes
 LIMIT_BEGINS = -60.0  # log L that it passes where only form `limit` goes on from there
@@ -65,7 +64,7 @@ class Steps:
         self.task = task
         self.problem, self.test = image_problems(task, self.dtype)
         self.recorded = set(np.geomspace(1, task["steps"], 50).round())
-        self.step = update(task["momentum"])(self.problem, task["conditioner"], task["lr"])
+        self.step = Discrete(self.problem, task["conditioner"], task["lr"], task["momentum"])
 
     def begin(self):
         w = self.problem.model.init(np.random.default_rng([self.task["seed"], 1]), 1)
