@@ -1,4 +1,4 @@
-"""The study `crossover`: what ε hides. RMSProp and Adam head for the ℓ∞ max-margin direction, then for L2's."""
+"""The study `crossover`: what ε hides. RMSProp and Adam turn from one max-margin direction to another."""
 
 import math
 
@@ -150,7 +150,8 @@ def job(task):
     done = lambda state: (state.log_loss <= end) | (state.steps >= 5 * SEPARATES_WITHIN)
     origin = start(problem, conditioner, np.zeros((1, problem.model.size)))
     for state in trajectory(Flow(problem, conditioner, lr), origin, done):
-        say(f"{optimizer}, ε = {conditioner.eps:g}, at log L = {state.log_loss[0]:.4g} after {state.steps} steps")
+        at = f"log L = {state.log_loss[0]:.4g} after {state.steps} steps"
+        say(f"{optimizer}, ε = {conditioner.eps:g}, at {at}")
         if state.steps and not state.overflow[0]:
             path.append((-state.log_loss[0], *norm(unit(state.w) - directions)))
     log_inverse, linf, l2 = np.reshape(path, (-1, 3)).T

@@ -11,10 +11,33 @@ from checks import check_counts, chosen, learning_rates
 from datasets import classes, default_data, given
 from jobs import say, silent, spread, timed, with_nulls
 from limits import AT_REST, CERTIFIED, EXPLAINED, fate, margin_path, put, to_rest
-from minibias import Problem, angle_to_ones, certificate, certify, linear, norm, normalised_margin, predict, unit
+from minibias import (
+    Problem,
+    angle_to_ones,
+    certificate,
+    certify,
+    linear,
+    norm,
+    normalised_margin,
+    predict,
+    unit,
+)
 from models import MLP, Linear
 from optimizers import conditioners, descend
-from plots import EAST, FAR, NORTH, angle_of, colour, decision_line, globe, groups, named, new_figure, normal, points
+from plots import (
+    EAST,
+    FAR,
+    NORTH,
+    angle_of,
+    colour,
+    decision_line,
+    globe,
+    groups,
+    named,
+    new_figure,
+    normal,
+    points,
+)
 
 FORMS = ("discrete", "flow", "limit")
 WAY = (-1.0, -1.5, -2.0, -3.0, -5.0, -10.0, AT_REST / 2, AT_REST)  # log L where a way to a limit is recorded

@@ -45,11 +45,11 @@ def measure(
 ):
     """A map of the limits: where every start of a neuron ends under each optimizer.
 
-    The slides' "Discussions": AdaGrad is sensitive to initialization. Starts spread over spheres, in the three
-    parameters of a neuron, each with its certified limit under every optimizer, on data in the plane, by
-    default the authors'. GD's, RMSProp's and Adam's are the few KKT points of one problem, though not from the
-    same starts; AdaGrad's are almost as many as its starts. Then a dial: from AdaGrad with a small ε to one
-    with a large ε, which is gradient descent. It takes about a minute on two cores.
+    The slides' "Discussions": AdaGrad is sensitive to initialization. Starts spread over spheres, in the
+    three parameters of a neuron, each with its certified limit under every optimizer, on data in the plane,
+    by default the authors'. GD's, RMSProp's and Adam's are the few KKT points of one problem, though not from
+    the same starts; AdaGrad's are almost as many as its starts. Then a dial: from AdaGrad with a small ε to
+    one with a large ε, which is gradient descent. It takes about a minute on two cores.
 
     example: python experiments.py starts --radii 1 --starts 500 --data points.csv
 
@@ -117,7 +117,8 @@ def table(found):
             f" {'1 - margin / largest: median':>29} {'most':>9}"
         )
     for eps, own in groups(found["dial"], "eps").items():
-        status, moved, ratio = (np.concatenate([r[name] for r in own]) for name in ("status", "moved", "ratio"))
+        columns = ("status", "moved", "ratio")
+        status, moved, ratio = (np.concatenate([r[name] for r in own]) for name in columns)
         ok = status == "ok"
         about = f"{eps:>12g} {ok.sum():>5}/{len(ok):<4}"
         if ok.any():
@@ -140,10 +141,11 @@ def figure(found):
     best = max(found["kkt_points"]["margin"], default=np.nan)
     margins = [r["margin"].astype(float) / best for r in results]
     gd = {r["radius"]: r["w"][:, 2].astype(float) for r in results if r["optimizer"] == "gd"}
+    near = [nearest_starts(results[0]["starts"], side) for side in (1, -1)]
     for k, axes in enumerate(discs[0]):
         axes.set_title(f"radius {radii[k // 2]:g}, ${('v > 0', 'v < 0')[k % 2]}$", fontsize=9)
     for row, optimizer in zip(discs, optimizers):
-        colours = draw_discs(row, results, angles, optimizer, gd, "viridis", 1)
+        colours = draw_discs(row, near, results, angles, optimizer, gd, "viridis", 1)
     words = ["where every start (w, v) ends;", "$w_1$ to the right, $w_2$ up, $|v|$ towards the centre"]
     words += ["orange line: the border under GD"] if gd and len(optimizers) > 1 else []
     words = words if len(radii) == 1 else [" ".join(words[:2]), *words[2:]]
@@ -152,7 +154,7 @@ def figure(found):
         place = {"ax": discs[: len(optimizers)].ravel().tolist(), "shrink": 0.8, "aspect": 40}
         top.colorbar(colours, label="decision normal (degrees)", **place)
     if adagrad:
-        colours = draw_discs(discs[-1], results, margins, "adagrad", gd, "cividis", 0.01)
+        colours = draw_discs(discs[-1], near, results, margins, "adagrad", gd, "cividis", 0.01)
         discs[-1, 0].set_ylabel("AdaGrad, margin")
         if colours:
             top.colorbar(colours, ax=discs[-1].tolist(), label="margin / largest of all", aspect=10)
@@ -223,7 +225,8 @@ def compared(w, gd):
     """
     apart = norm(w - gd) if gd is not None else np.full(len(w), np.nan)
     known = np.isfinite(apart)
-    return {"limits": len(distinct(w)), "differs_from_gd": (apart[known] > SAME).mean() if known.any() else None}
+    differs = (apart[known] > SAME).mean() if known.any() else None
+    return {"limits": len(distinct(w)), "differs_from_gd": differs}
 
 
 def lost(problem, r, points):
@@ -252,11 +255,12 @@ def shown(r):
 # ------------------------------------------------------------------------------------ what is drawn
 
 
-def draw_discs(row, results, values, optimizer, gd, colours, least):
+def draw_discs(row, near, results, values, optimizer, gd, colours, least):
     """A row of discs, coloured by an optimizer's part of `values`; what a colour bar needs, None for none.
 
-    Values that differ by less than `least` have one colour, so that rounding has none. `gd` has the v of
-    gradient descent's limits by radius, whose sign changes at a line.
+    near     which start stands at each pixel of both halves, from `nearest_starts`
+    gd       the v of gradient descent's limits by radius, whose sign changes at a line
+    least    values that differ by less have one colour, so that rounding has none
     """
     from matplotlib.colors import Normalize
 
@@ -268,7 +272,7 @@ def draw_discs(row, results, values, optimizer, gd, colours, least):
     for k, axes in enumerate(row):
         r, value = mine[k // 2]
         border = gd.get(r["radius"]) if optimizer != "gd" else None
-        image = draw_disc(axes, nearest_starts(r["starts"], (1, -1)[k % 2]), value, colours, scale, border)
+        image = draw_disc(axes, near[k % 2], value, colours, scale, border)
     row[0].set_ylabel(named(optimizer))
     return image if scale else None
 
