@@ -21,7 +21,7 @@ from losses import LOSSES
 from minibias import Problem, certificate, norm, predict, unit
 from models import MLP, Linear
 from optimizers import CONDITIONERS, Conditioner, Discrete, Flow, descend, start, trajectory
-from plots import FAR, colour, key, name_above, new_figure, panel
+from plots import FAR, colour, entry, name_above, new_figure, panel
 from statements import LEVELS, STATEMENTS
 
 HALF = AT_REST / 2  # log L from which on the flow counts as late
@@ -108,7 +108,7 @@ def figure(found):
     panel(beta, FAR, r"$\max_j |\beta_j - 1|$", title, yscale="log")
     panel(kkt, FAR, "KKT defects of the proof", "approximate KKT points", xscale="log", yscale="log")
     kinds = [("-", r"$\varepsilon_i$"), ("--", r"$\delta_i$")]
-    kinds = [key(label, color="0.3", ls=dash) for dash, label in kinds]
+    kinds = [entry(label, color="0.3", ls=dash) for dash, label in kinds]
     kkt.legend(handles=kinds, fontsize=9, frameon=False, loc="lower left")
     name_above(figure, found["proof"])
     return figure

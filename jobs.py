@@ -166,7 +166,7 @@ def here(hear):
 @contextmanager
 def processes(count):
     spawn = multiprocessing.get_context("spawn")  # fork would copy a process that has threads
-    begun, words = spawn.Value("i", 0), spawn.RawArray(ctypes.c_wchar * 100, count)
+    begun, words = spawn.Value("i", 0), [spawn.RawArray(ctypes.c_wchar, 100) for _ in range(count)]
     try:
         with futures.ProcessPoolExecutor(count, spawn, begin_worker, (os.getpid(), begun, words)) as pool:
             try:

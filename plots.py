@@ -37,7 +37,7 @@ def named(optimizer):
     return NAMES.get(optimizer, optimizer)
 
 
-def key(label, **style):
+def entry(label, **style):
     """A line for a legend."""
     from matplotlib.lines import Line2D
 
@@ -46,7 +46,7 @@ def key(label, **style):
 
 def name_above(figure, optimizers, *more):
     """A legend of the optimizers' colours and of `more` keys above all panels."""
-    keys = [*(key(named(o), color=colour(o), lw=2) for o in optimizers), *more]
+    keys = [*(entry(named(o), color=colour(o), lw=2) for o in optimizers), *more]
     figure.legend(handles=keys, loc="outside upper center", ncols=len(keys), frameon=False)
 
 
@@ -91,4 +91,3 @@ def decision_line(w, reach):
     """The line through 0 by which a neuron w (3,) decides, both ways as far as `reach`: its x and its y."""
     n = unit(w[:2])
     return reach * np.array([[n[1], -n[1]], [-n[0], n[0]]])
-
