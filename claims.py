@@ -215,7 +215,7 @@ class Case:
         problem = Problem(model, *data, self.loss)
         first = self.initial(model, starts)
         # those that separate need some 700 steps
-        w, h, status = to_rest(problem, self.conditioner, first, within=2000)
+        w, h, status = to_rest(problem, self.conditioner, first, most=2000)
         there = np.flatnonzero(status == "ok")[:10]
         return Ends(problem, w[there], h[there], self.weights(h[there]))
 

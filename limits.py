@@ -360,14 +360,14 @@ class LateFlow:
         return w
 
 
-def to_rest(problem, conditioner, w, lr=1.0, watch=lambda state: None, within=None):
+def to_rest(problem, conditioner, w, lr=1.0, watch=lambda state: None, most=None):
     """The flow from w (runs, p) until it is at rest: w, h and status, of which "ok" means that h has settled.
 
     At rest is log L <= -50; log L <= -30 is enough where the flow runs out of steps. The status of a run is
-    its `fate`. `watch` gets each state. `within` so many steps a run must separate the data, as in `follow`.
+    its `fate`. `watch` gets each state, and `most` bounds the steps, as in `follow`.
     """
     levels = (AT_REST / 2, AT_REST)
-    state, _, h, reached = follow(problem, conditioner, w, levels, lr, watch=watch, within=within)
+    state, _, h, reached = follow(problem, conditioner, w, levels, lr, watch=watch, most=most)
     return state.w, state.h, fate(problem, state, h_settled(state, h, reached))
 
 

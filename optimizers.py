@@ -342,25 +342,25 @@ SEPARATES_WITHIN = 20_000  # steps of the flow; the default study needs about 70
 
 
 def follow(
-    problem, conditioner, w, levels=(-25.0, -50.0), lr=1.0, c=0.1, watch=lambda state: None, within=None
+    problem, conditioner, w, levels=(-25.0, -50.0), lr=1.0, c=0.1, watch=lambda state: None, most=None
 ):
     """The flow from w (runs, p) until log L of every run is at the last of the falling `levels`.
 
     Returns the state, then w and h (levels, runs, p) where each run passed each level, and `reached` (levels,
-    runs). A run that has not separated the data `within` so many steps, 20,000 by default, stops. So does one
-    that is not at the last level after five times as many. `watch` gets each state.
+    runs). A run that has not separated the data after 20,000 steps stops. So does one that is not at the last
+    level after `most` steps, by default five times as many. `watch` gets each state.
     Raises ValueError for levels that do not fall.
     """
-    within = SEPARATES_WITHIN if within is None else within
+    most = 5 * SEPARATES_WITHIN if most is None else most
     levels = np.ravel(levels)
     if not (len(levels) and (np.diff(levels) < 0).all()):
         raise ValueError(f"the levels of log L must fall, not {levels}")
 
     def done(state):
         stop = state.log_loss <= levels[-1]
-        if state.steps == within:
+        if state.steps == SEPARATES_WITHIN:
             stop |= problem.margins(state.w).min(-1) <= 0
-        return stop | (state.steps >= 5 * within)
+        return stop | (state.steps >= most)
 
     first = start(problem, conditioner, w)
     passed_w, passed_h = (np.repeat(a[None], len(levels), 0) for a in (first.w, first.h))
