@@ -5,6 +5,7 @@ optimizer with one loss, a `Case`, and for Qian and Qian's example.
 """
 
 import re
+from collections import deque
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -211,12 +212,12 @@ class Case:
         return model.init(np.random.default_rng([self.seed, 1]), runs)
 
     def followed(self, model, data, starts=10):
-        """The first ten of the `starts` of another model that separate its data: `Ends`."""
-        problem = Problem(model, *data, self.loss)
+        """The first ten of the `starts` of another model that come to log L = -50 on its data: `Ends`."""
+        problem, last = Problem(model, *data, self.loss), deque(maxlen=1)
         first = self.initial(model, starts)
         # those that separate need some 700 steps
-        w, h, status = to_rest(problem, self.conditioner, first, most=2000)
-        there = np.flatnonzero(status == "ok")[:10]
+        w, h, _ = to_rest(problem, self.conditioner, first, watch=last.append, most=2000)
+        there = np.flatnonzero(last[0].log_loss <= AT_REST)[:10]
         return Ends(problem, w[there], h[there], self.weights(h[there]))
 
     @cached_property

@@ -107,7 +107,7 @@ def run(flags):
         written.append(jobs.write(out / files[2], lambda path: path.write_text(text, "utf-8")))
     trouble = None
     try:
-        written.append(draw(room, found, flags.get("momentum"), out / files[1]))
+        written.insert(1, draw(room, found, flags.get("momentum"), out / files[1]))
     except (Exception, KeyboardInterrupt) as problem:
         trouble = problem
     for line in room.table(found):

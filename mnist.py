@@ -51,8 +51,8 @@ def epsilon(optimizers=("rmsprop", "adam"), epsilons=(1e-6, 1e-4, 1e-2, 1.0, 100
 
     The slides' "Effect of ε": full-batch training with several ε from the same initialisations. Prints a
     table and whether margin and test accuracy are larger with the largest ε than with the smallest, at the
-    last step and at the same training loss. Checkpoints are in OUT/epsilon.runs: killed and started again it goes on
-    from the last one. It takes about four minutes on two cores.
+    last step and at the same training loss. Checkpoints are in OUT/epsilon.runs: killed and started again it
+    goes on from the last one. It takes about four minutes on two cores.
 
     example: python experiments.py epsilon --optimizers rmsprop --epsilons 1e-7,1e-5,1e-3 --seeds 1
 

@@ -18,8 +18,20 @@ from limits import AT_REST, ascend
 from minibias import Problem, norm, predict, unit
 from models import MLP
 from optimizers import Flow, conditioners, follow, start, trajectory
-from plots import EAST, FAR, NORTH, colour, decision_line, entry, globe, name_above, new_figure, normal
-from plots import panel, points
+from plots import (
+    EAST,
+    FAR,
+    NORTH,
+    colour,
+    decision_line,
+    entry,
+    globe,
+    name_above,
+    new_figure,
+    normal,
+    panel,
+    points,
+)
 
 LEVELS = np.logspace(0, 13, 79)  # log 1/L at the film's frames
 
@@ -141,8 +153,8 @@ class Gif(PillowWriter):
         first.save(self.outfile, "GIF", save_all=True, append_images=others, duration=durations, loop=0)
 
 
-def main(path=pathlib.Path(__file__).with_name("direction.gif")):
-    film = animation(measure())
+def main():
+    film, path = animation(measure()), pathlib.Path(__file__).with_name("direction.gif")
     write(path, lambda beside: film.save(beside, writer=Gif(fps=10), dpi=100))
     print("wrote", path)
 

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 import claims
-import figures
-import tables
-from cases import Case, Qian
+from claims import Case, Qian
 from losses import LOSSES
 from optimizers import CONDITIONERS, GD, AdaGrad, RMSProp
 
@@ -46,7 +44,7 @@ SUBJECTS += [case("onesum", OneSum), case("rmsprop", Outside), case("adagrad", G
 SUBJECTS += [Qian(lr, optimizer(1e-8), 2000) for optimizer in (AdaGrad, GD) for lr in claims.QIAN_RATES]
 RECORDED = (160, 1600, 2000, 2500, 4000, 5000, 8000, 10_000, 16_000)  # half as many steps as in the study
 SLOW = ("networks", "several", "momentum", "loss", "h_of_adagrad", "h_becomes", "discrete", "starts", "large")
-MEASURE = claims.measure  # which some tests replace
+JOB = claims.job  # which some tests replace
 
 
 def key(subject):
@@ -64,9 +62,9 @@ def measure_lightly(subject, without=SLOW):
     """A worker's job without statements that take seconds."""
     light = tuple(s for s in claims.STATEMENTS["a case"] if not s.__name__.startswith(without))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cases.RECORDED", RECORDED)
+        patch.setattr("claims.RECORDED", RECORDED)
         patch.setitem(claims.STATEMENTS, "a case", light)
-        return MEASURE(subject)
+        return JOB(subject)
 
 
 AHEAD = [(measure_for_the_tables, subject) for subject in SUBJECTS]
@@ -81,9 +79,9 @@ def measured(computed_ahead):
 @pytest.fixture
 def study(monkeypatch, measured):
     """A small study with the exponential loss, of the conditioners that there are when it is called."""
-    monkeypatch.setattr("claims.measure", lambda subject: measured[key(subject)])
+    monkeypatch.setattr("claims.job", lambda subject: measured[key(subject)])
     monkeypatch.setattr("claims.QIAN_STEPS", 2000)
-    return lambda: claims.claims(runs=5, losses=["exp"])
+    return lambda: claims.measure(runs=5, losses=["exp"])
 
 
 @pytest.fixture
@@ -123,14 +121,15 @@ def test_every_statement_quotes_a_slide_and_is_made_once():
 
 
 def test_the_proof_is_what_the_figure_draws(study):
-    proof = study()["proof"]
+    found = study()
+    proof = found["proof"]
     assert list(proof) == list(CONDITIONERS)
     for m in proof.values():
         times = len(m["log_t"])
         assert m["h"].shape == (times, 3) and len(m["log_loss"]) == len(m["surrogate"]) == times
         assert m["levels"].shape == m["epsilons"].shape == m["deltas"].shape
         assert m["log_loss"][-1] <= -50 and m["epsilons"][3] < m["epsilons"][0]
-    assert len(figures.claims(proof).axes) == 4
+    assert len(claims.figure(found).axes) == 4
 
 
 def test_no_case_keeps_its_path(measured):
@@ -173,8 +172,8 @@ def test_the_rows_are_the_same_whatever_the_jobs(monkeypatch):
         monkeypatch.delitem(CONDITIONERS, name)
     monkeypatch.setitem(CONDITIONERS, "onesum", OneSum)
     monkeypatch.setattr("claims.QIAN_STEPS", 200)
-    monkeypatch.setattr("claims.measure", measure_lightly)
-    one, two = (claims.claims(runs=5, jobs=jobs, losses=["exp"]) for jobs in (1, 2))
+    monkeypatch.setattr("claims.job", measure_lightly)
+    one, two = (claims.measure(runs=5, jobs=jobs, losses=["exp"]) for jobs in (1, 2))
     assert one["claims"] == two["claims"] and any("onesum" in row["id"] for row in one["claims"])
     for optimizer, proof in one["proof"].items():
         for name, values in proof.items():
@@ -216,13 +215,14 @@ def test_the_page_has_the_rows_of_today(study):
     """`docs/claims.md` says how its table is made anew; this fails where that was forgotten."""
     page = (pathlib.Path(__file__).parents[1] / "docs" / "claims.md").read_text()
     head, mark, table = page.partition("\n<!-- the table")
-    today = "\n".join(tables.claims_in_markdown(study()["claims"], {"numpy": "2"}))
+    today = "\n".join(claims.page(study()))
     assert mark and "| `" not in head and statements(table) == statements(today)
 
 
 def test_a_row_of_the_page_has_its_six_cells(study):
-    rows = study()["claims"]
-    lines = [line for line in tables.claims_in_markdown(rows, {}) if line.startswith("| `")]
+    found = study()
+    rows = found["claims"]
+    lines = [line for line in claims.page(found) if line.startswith("| `")]
     assert len(lines) == len(rows)
     for line in lines:
         assert len(re.findall(r"(?<!\\)\|", line)) == 7 and "<" not in line, line

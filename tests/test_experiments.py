@@ -15,13 +15,12 @@ import time
 import numpy as np
 import pytest
 
-import cli
+import direction
 import experiments
+import jobs
 import optimizers
-import runs
-import tables
-from cli import main
 from datasets import default_data, exclusive_or, three_classes
+from experiments import main
 from minibias import unit
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -412,7 +411,7 @@ def test_progress_goes_to_a_terminal_alone_and_tells_the_time_left(monkeypatch, 
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     for terminal in (False, True):
         monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
-        progress = cli.Progress("study")
+        progress = experiments.Progress("study")
         for shares in (
             [0.0, 0.5],
             [1.0, 0.5],
@@ -429,7 +428,7 @@ def test_a_long_flow_says_its_log_loss():
     """To whoever follows the study: here with no second between two words."""
     heard = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("runs.SAY_EVERY", -1.0)
+        patch.setattr("jobs.SAY_EVERY", -1.0)
         hear = lambda shares, word="": heard.append(word)
         experiments.direction(("gd",), ("flow",), runs=2, report=hear)
         experiments.crossover(("adam",), (1e-5, 1e-3), report=hear)
@@ -598,7 +597,7 @@ def test_ctrl_c_ends_a_command_and_its_workers_at_once(tmp_path, seconds):
         process.kill()
     assert (process.returncode, error) == (130, "error: interrupted, no result file was touched\n")
     end = time.monotonic() + 20
-    while any(runs.alive(int(pid)) for pid in workers):
+    while any(jobs.alive(int(pid)) for pid in workers):
         assert time.monotonic() < end
         time.sleep(0.05)
     assert not (tmp_path / "direction.json").exists()
@@ -643,7 +642,7 @@ def test_what_stopped_a_run_is_called_what_it_is(tmp_path, capsys, monkeypatch, 
 
 def test_a_tiny_margin_in_large_units_has_a_certificate(tmp_path, monkeypatch, unrendered):
     """A time in milliseconds since 1970 beside a signal: w = (0, 1) separates with margins of 0.1."""
-    monkeypatch.setattr("experiments.SEPARATES_WITHIN", 100)  # the flow itself would take half a minute
+    monkeypatch.setattr("crossover.SEPARATES_WITHIN", 100)  # the flow itself would take half a minute
     (tmp_path / "millis.csv").write_text("time,signal,y\n1.7e12,0.1,1\n1.70000006e12,-0.1,-1\n")
     flags = ["--data", str(tmp_path / "millis.csv"), "--epsilons", "1e-5,1e-3", "--optimizers", "gd"]
     status, content, _ = crossover(tmp_path, *flags)
@@ -676,7 +675,7 @@ def test_limits_without_a_single_step_are_said_to_be_so():
     """Where h spans more than float64 resolves every step fails, and there is no last move."""
     r = {"w": np.ones((2, 2)), "w0": np.zeros((2, 2))}
     both, x = np.array([True, True]), np.ones((4, 2))
-    said = tables.reason("still turning", r | {"last_move": np.array([None, None])}, both, x)
+    said = direction.reason("still turning", r | {"last_move": np.array([None, None])}, both, x)
     assert said.endswith("was reached; 2 could not take a single step, for rounding")
-    said = tables.reason("still turning", r | {"last_move": np.array([None, 1e-3])}, both, x)
+    said = direction.reason("still turning", r | {"last_move": np.array([None, 1e-3])}, both, x)
     assert said.endswith("(by at most 1e-03 in the last step); 1 could not take a single step, for rounding")

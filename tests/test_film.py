@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import experiments
-import figures
-import film
-import paths
-from cli import main
+import direction
+from experiments import main
+from figures import film
 from minibias import unit
 
-AHEAD = [(paths.film, ("gd", "rmsprop", "adagrad"), 20)]  # the best of twenty runs
+AHEAD = [(film.measure, ("gd", "rmsprop", "adagrad"), 20)]  # the best of twenty runs
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +39,7 @@ def test_the_file_is_a_small_gif_whose_last_frame_stays(found, tmp_path):
         name: path | {key: path[key][::26] for key in ("w", "h", "at", "distance")}
         for name, path in found["paths"].items()
     }
-    animation = film.film(**found["data"], run=found["run"], levels=levels, paths=some)
+    animation = film.animation(found | {"levels": levels, "paths": some})
     animation.save(tmp_path / "film.tmp", writer=film.Gif(fps=10), dpi=50)
     gif = Image.open(tmp_path / "film.tmp")
     assert gif.format == "GIF" and gif.n_frames == len(levels) == 4
@@ -57,13 +55,13 @@ def test_a_film_of_anything_but_a_neuron_in_the_plane_is_refused(flags, tmp_path
 
 
 def test_the_ways_lead_along_the_flow_to_the_limits():
-    found = experiments.direction(["adagrad"], ["flow", "limit"], runs=4)
+    found = direction.measure(["adagrad"], ["flow", "limit"], runs=4)
     flow, limit = found["results"]
     far, w = found["ways"]["adagrad"].values()
     assert far.shape == w.shape[:2] and np.all(np.diff(far, axis=0) >= 0) and far[0].tolist() == [0] * 4
-    np.testing.assert_array_equal(w[len(paths.WAY) - 1], flow["w"])
+    np.testing.assert_array_equal(w[len(direction.WAY) - 1], flow["w"])
     np.testing.assert_array_equal(w[-1], limit["w"])
-    figure = figures.direction(**found["data"], results=found["results"], ways=found["ways"])
+    figure = direction.figure(found)
     (axes,) = (a for a in figure.axes if a.get_ylabel().startswith("angle of the decision"))
     *lines, predicted = (line.get_xydata() for line in axes.lines)
     ends, predicted = np.array([line[-1, 1] for line in lines]), predicted[:, 1]
@@ -73,7 +71,7 @@ def test_the_ways_lead_along_the_flow_to_the_limits():
 
 
 def test_there_are_no_ways_of_other_models_and_none_in_the_file(tmp_path, unrendered):
-    assert experiments.direction(["gd"], ["limit"], runs=2, model="mlp:2")["ways"] == {}
+    assert direction.measure(["gd"], ["limit"], runs=2, model="mlp:2")["ways"] == {}
     flags = ["--optimizers", "gd", "--runs", "2", "--steps", "5", "--jobs", "1"]
     assert main(["direction", *flags, "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "direction.json").read_text())

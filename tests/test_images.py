@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import mnist
-import runs
-from cli import main
+import jobs
+from experiments import main
 from mnist import answers, at_level, verdict
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -166,7 +166,7 @@ def test_jobs_do_not_show(tiny, tmp_path, unrendered):
     assert without_seconds(tmp_path / "margin.json") == without_seconds(tiny / "margin.json")
 
 
-IN_PIECES = "import cli, runs, sys; runs.CHECKPOINT_EVERY = 0.05; sys.exit(cli.main(sys.argv[1:]))"
+IN_PIECES = "import experiments, jobs, sys; jobs.CHECKPOINT_EVERY = 0.05; sys.exit(experiments.main(sys.argv[1:]))"
 
 
 def start(*flags):
@@ -195,7 +195,7 @@ def test_killed_at_two_moments_it_ends_with_the_same_numbers(tiny, tmp_path, mon
     assert seen and not (tmp_path / "margin.json").exists()
     time.sleep(0.5)  # ten pieces
     assert checkpoints(tmp_path) == seen  # whatever the killed process left behind does not write
-    monkeypatch.setattr(runs, "CHECKPOINT_EVERY", 0.05)
+    monkeypatch.setattr(jobs, "CHECKPOINT_EVERY", 0.05)
     assert main([*flags, "--jobs", "1"]) == 0
     assert without_seconds(tmp_path / "margin.json") == without_seconds(tiny / "margin.json")
     assert not list(tmp_path.rglob(".*.tmp"))
@@ -253,9 +253,9 @@ def test_workers_stop_when_their_parent_is_gone(tmp_path):
     process.stderr.close()
     end = time.monotonic() + 20
     while any(
-        runs.alive(pid) and "Z" not in pathlib.Path(f"/proc/{pid}/stat").read_text().split()[2]
+        jobs.alive(pid) and "Z" not in pathlib.Path(f"/proc/{pid}/stat").read_text().split()[2]
         for pid in workers
-        if runs.alive(pid)
+        if jobs.alive(pid)
     ):
         assert time.monotonic() < end
         time.sleep(0.1)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import reference
 
+import direction
 import experiments
-import figures
 from datasets import default_data, three_classes
 from kinks import Choices
 from limits import TURN, Project, begin, h_settled, margin_flow
@@ -369,5 +369,5 @@ def test_a_model_of_degree_1_need_not_be_linear():
     w = limit["w"] / 100
     predicted = predict(problem, w, np.ones_like(w))
     assert np.isnan(predicted).any(1).all() or certificate(problem, predicted, np.ones_like(w)).max() <= 1e-6
-    figure = figures.direction(100 * x, y, found["results"], Norms(), found["ways"])
+    figure = direction.figure(found)
     figure.draw_without_rendering()

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-import cli
+import experiments
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = {path.name: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
@@ -63,5 +63,5 @@ def test_readme_reads_at_one_sitting():
 
 
 def test_readme_names_every_study_and_every_page():
-    for name in (*cli.COMMANDS, *(f"docs/{n}" for n in PAGES)):
+    for name in (*experiments.STUDIES, *(f"docs/{n}" for n in PAGES)):
         assert name == "docs/README.md" or name in TEXT["README.md"], name

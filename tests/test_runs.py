@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-import runs
+import jobs
 
 STAMP = bytes(range(32))
 
@@ -28,10 +28,10 @@ def totals(states):
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_pieces_and_jobs_do_not_show(tmp_path, jobs):
-    whole = runs.resume(count_to, {n: {"end": 7, "piece": 7} for n in "abc"}, tmp_path / "a", STAMP, 1)
+    whole = jobs.resume(count_to, {n: {"end": 7, "piece": 7} for n in "abc"}, tmp_path / "a", STAMP, 1)
     seen = []
     tasks = {n: {"end": 7, "piece": 2} for n in "abc"}
-    pieces = runs.resume(count_to, tasks, tmp_path / "b", STAMP, jobs, report=seen.append)
+    pieces = jobs.resume(count_to, tasks, tmp_path / "b", STAMP, jobs, report=seen.append)
     assert (
         totals(whole) == totals(pieces)
         and 5 <= len(seen) <= 13
@@ -47,26 +47,26 @@ def test_a_task_goes_on_from_its_checkpoint_and_a_finished_one_is_not_repeated(t
         return count_to(task, state, seconds)
 
     with pytest.raises(KeyboardInterrupt):
-        runs.resume(dies, {"a": {"end": 7, "piece": 2}}, tmp_path, STAMP, 1)
+        jobs.resume(dies, {"a": {"end": 7, "piece": 2}}, tmp_path, STAMP, 1)
     begun = []
 
     def goes_on(task, state, seconds):
         begun.append(int(state["k"]))
         return count_to(task, state, seconds)
 
-    states = runs.resume(goes_on, {"a": {"end": 7, "piece": 2}}, tmp_path, STAMP, 1)
+    states = jobs.resume(goes_on, {"a": {"end": 7, "piece": 2}}, tmp_path, STAMP, 1)
     assert begun == [4, 6] and states["a"]["total"] == sum(1 / (k + 1) for k in range(7))
-    again = runs.resume(count_to, {"a": {"end": 7, "piece": 2, "forbidden": True}}, tmp_path, STAMP, 1)
+    again = jobs.resume(count_to, {"a": {"end": 7, "piece": 2, "forbidden": True}}, tmp_path, STAMP, 1)
     assert totals(again) == totals(states)
     with pytest.raises(AssertionError, match="ran again"):
-        runs.resume(count_to, {"a": {"forbidden": True}}, tmp_path, STAMP, 1, fresh=True)
+        jobs.resume(count_to, {"a": {"forbidden": True}}, tmp_path, STAMP, 1, fresh=True)
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "swap", "stamp", "junk"])
 def test_damaged_or_foreign_states_count_as_missing(tmp_path, damage):
     path, state = tmp_path / "a", {"w": np.arange(5.0), "done": False}
-    runs.save_state(path, state, STAMP)
-    loaded = runs.load_state(path, STAMP)
+    jobs.save_state(path, state, STAMP)
+    loaded = jobs.load_state(path, STAMP)
     np.testing.assert_array_equal(loaded["w"], state["w"])
     content = bytearray(path.read_bytes())
     if damage == "flip":
@@ -74,44 +74,44 @@ def test_damaged_or_foreign_states_count_as_missing(tmp_path, damage):
             flipped = bytearray(content)
             flipped[place] ^= 1
             path.write_bytes(flipped)
-            assert runs.load_state(path, STAMP) is None
+            assert jobs.load_state(path, STAMP) is None
     path.write_bytes({"truncate": content[:-9], "empty": b"", "junk": b"junk"}.get(damage, content))
     stamp = STAMP if damage not in ("swap", "stamp") else bytes(32)
-    assert (runs.load_state(path, stamp) is None) == (damage != "flip")
+    assert (jobs.load_state(path, stamp) is None) == (damage != "flip")
 
 
 def test_two_tasks_cannot_take_each_others_state(tmp_path):
-    runs.resume(count_to, {"a": {"end": 3, "piece": 3}, "b": {"end": 5, "piece": 5}}, tmp_path, STAMP, 1)
+    jobs.resume(count_to, {"a": {"end": 3, "piece": 3}, "b": {"end": 5, "piece": 5}}, tmp_path, STAMP, 1)
     os.replace(tmp_path / "a", tmp_path / "b")
-    states = runs.resume(count_to, {"b": {"end": 5, "piece": 5}}, tmp_path, STAMP, 1)
+    states = jobs.resume(count_to, {"b": {"end": 5, "piece": 5}}, tmp_path, STAMP, 1)
     assert states["b"]["k"] == 5
 
 
 def test_fingerprint_depends_on_all_parts_and_the_library_files(tmp_path, monkeypatch):
     x = np.arange(6)
     parts = [("a", x), ("b", x), ("a", x.reshape(2, 3)), ("a", x.astype(float)), ("a", x + 1), ("a", x, x)]
-    assert len({runs.fingerprint(*p) for p in parts}) == len(parts)
-    before = runs.fingerprint("a")
-    assert runs.fingerprint("a") == before
-    for name in runs.LIBRARY:
+    assert len({jobs.fingerprint(*p) for p in parts}) == len(parts)
+    before = jobs.fingerprint("a")
+    assert jobs.fingerprint("a") == before
+    for name in jobs.LIBRARY:
         (tmp_path / name).write_text(name)
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / "runs.py"))
-    copied = runs.fingerprint("a")
+    monkeypatch.setattr(jobs, "__file__", str(tmp_path / "jobs.py"))
+    copied = jobs.fingerprint("a")
     (tmp_path / "minibias.py").write_text("changed")
-    assert len({before, copied, runs.fingerprint("a")}) == 3
+    assert len({before, copied, jobs.fingerprint("a")}) == 3
 
 
 def test_a_full_disk_is_an_error_and_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a"
-    runs.save_state(path, {"k": 1}, STAMP)
+    jobs.save_state(path, {"k": 1}, STAMP)
 
     def full(self, content):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
     with pytest.raises(OSError, match=f"cannot write {path}: No space left"):
-        runs.save_state(path, {"k": 2}, STAMP)
-    assert runs.load_state(path, STAMP)["k"] == 1 and [p.name for p in tmp_path.iterdir()] == ["a"]
+        jobs.save_state(path, {"k": 2}, STAMP)
+    assert jobs.load_state(path, STAMP)["k"] == 1 and [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
 def test_the_two_files_of_a_study_are_replaced_together_or_not_at_all(tmp_path):
@@ -122,12 +122,12 @@ def test_the_two_files_of_a_study_are_replaced_together_or_not_at_all(tmp_path):
         path.write_text("half")
         raise ValueError("cannot draw")
 
-    paths = runs.write_results(tmp_path, "s", {"a": np.arange(2)}, draw)
+    paths = jobs.write_results(tmp_path, "s", {"a": np.arange(2)}, draw)
     assert [p.read_text() for p in paths] == ['{\n "a": [\n  0,\n  1\n ]\n}\n', "new"]
     for content, drawing in (({"a": 1}, fails), ({"a": np.nan}, draw)):
         paths[1].write_text("old")
         with pytest.raises(ValueError):
-            runs.write_results(tmp_path, "s", content, drawing)
+            jobs.write_results(tmp_path, "s", content, drawing)
         assert (
             paths[1].read_text() == "old"
             and '"a": [' in paths[0].read_text()
@@ -135,7 +135,7 @@ def test_the_two_files_of_a_study_are_replaced_together_or_not_at_all(tmp_path):
         )
     (tmp_path / "t.png").mkdir()
     with pytest.raises(OSError, match="is a folder"):
-        runs.prepare(tmp_path, "t.json", "t.png")
+        jobs.prepare(tmp_path, "t.json", "t.png")
 
 
 def kill(task, state, seconds):
@@ -144,15 +144,15 @@ def kill(task, state, seconds):
 
 def test_a_worker_that_dies_is_an_error_with_a_reason(tmp_path):
     with pytest.raises(OSError, match="killed"):
-        runs.resume(kill, {"a": {}, "b": {}}, tmp_path, STAMP, 2)
+        jobs.resume(kill, {"a": {}, "b": {}}, tmp_path, STAMP, 2)
 
 
 def talk(task):
     """A job that says what it is at, and takes a moment."""
     for k in range(3):
-        runs.said[0] = -np.inf  # as if a second had passed
-        runs.say(f"{task} at {k}")
-        runs.say("too soon")
+        jobs.said[0] = -np.inf  # as if a second had passed
+        jobs.say(f"{task} at {k}")
+        jobs.say("too soon")
         time.sleep(0.3)
     return task
 
@@ -161,7 +161,7 @@ def talk(task):
 def test_what_a_job_says_on_its_way_reaches_the_report_once_a_second_at_most(jobs):
     heard = []
     hear = lambda shares, word="": heard.append((len(shares), word))
-    assert runs.spread(talk, ["a", "b"], jobs, hear) == ["a", "b"]
+    assert jobs.spread(talk, ["a", "b"], jobs, hear) == ["a", "b"]
     words = {word for _, word in heard}
     assert {number for number, _ in heard} == {2} and "too soon" not in words
-    assert {"", "a at 0", "a at 1", "b at 0", "b at 1"} <= words and not runs.HEARD
+    assert {"", "a at 0", "a at 1", "b at 0", "b at 1"} <= words and not jobs.HEARD

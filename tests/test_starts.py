@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-import experiments
-import maps
-from cli import main
+import starts
+from experiments import main
 from datasets import crossover_data, default_data
-from limits import rest
+from limits import to_rest
 from minibias import Problem, certificate, norm, normalised_margin, unit
 from models import MLP
 from optimizers import GD, AdaGrad
@@ -24,8 +23,8 @@ def problem():
 
 def small_study(radii):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments, "DIAL", (1e-5, 1e7, 1e9))
-        return experiments.starts(radii=radii, starts=40)
+        patch.setattr(starts, "DIAL", (1e-5, 1e7, 1e9))
+        return starts.measure(radii=radii, starts=40)
 
 
 AHEAD = [(small_study, (1.0, 3.0))]
@@ -110,8 +109,8 @@ def test_the_moved_number_is_the_integral_of_squared_gradients(problem):
     """Against the change of h^-2, which is ∫ g² dt."""
     eps = 100.0
     result = ends(problem, AdaGrad(eps), sphere(5))
-    flow, _ = rest(problem, AdaGrad(eps), sphere(5))
-    np.testing.assert_allclose(result["S"], flow.h**-2 - eps, rtol=1e-10, atol=1e-10)
+    _, h, _ = to_rest(problem, AdaGrad(eps), sphere(5))
+    np.testing.assert_allclose(result["S"], h**-2 - eps, rtol=1e-10, atol=1e-10)
 
 
 def test_distinct_counts_clusters_whatever_their_order_and_leaves_nan_out():
@@ -131,8 +130,8 @@ def test_a_start_that_does_not_separate_is_named_and_has_no_limit(problem):
 
 
 def test_jobs_do_not_change_a_number(found, monkeypatch):
-    monkeypatch.setattr(experiments, "DIAL", (1e-5,))
-    two = experiments.starts(("gd", "adagrad"), radii=(1.0,), starts=40, jobs=2)
+    monkeypatch.setattr(starts, "DIAL", (1e-5,))
+    two = starts.measure(("gd", "adagrad"), radii=(1.0,), starts=40, jobs=2)
     for r in two["results"]:
         np.testing.assert_array_equal(r["w"], of(found, r["optimizer"])["w"])
 
@@ -140,27 +139,27 @@ def test_jobs_do_not_change_a_number(found, monkeypatch):
 def test_a_disc_shows_its_half_of_the_sphere_and_keeps_areas():
     w = sphere(300)
     for side in (1, -1):
-        near = maps.nearest_starts(w, side)
+        near = starts.nearest_starts(w, side)
         assert (near[0, 0], near[0, -1]) == (-1, -1)  # the corners lie outside
         inside, pixels = np.unique(near[near >= 0], return_counts=True)
         whole = side * w[inside, 2] > 0.2  # those at the edge lie partly on the other disc
         assert (side * w[inside, 2] > -0.2).all()
         share = pixels[whole] / (near >= 0).sum() * 150
         assert 0.8 < share.min() and share.max() < 1.2
-        np.testing.assert_array_equal(near, maps.nearest_starts(5 * w, side))
+        np.testing.assert_array_equal(near, starts.nearest_starts(5 * w, side))
 
 
 def test_directions_across_the_cut_of_the_circle_are_near_each_other():
     turn = np.radians([179.0, -179.0, 178.0])
     w = np.stack([np.cos(turn), np.sin(turn), np.ones(3)], 1)
-    [angles] = maps.angles_of_decision([w])
+    [angles] = starts.angles_of_decision([w])
     np.testing.assert_allclose(np.sort(np.abs(angles - angles.mean())), [1 / 3, 4 / 3, 5 / 3], atol=1e-9)
     # a neuron -w decides like w, with the sign of v
-    np.testing.assert_allclose(maps.angles_of_decision([-w])[0] % 360, angles % 360, atol=1e-9)
+    np.testing.assert_allclose(starts.angles_of_decision([-w])[0] % 360, angles % 360, atol=1e-9)
 
 
 def test_the_command_writes_finite_numbers_and_the_figure(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(experiments, "DIAL", (1e9,))
+    monkeypatch.setattr(starts, "DIAL", (1e9,))
     flags = ["--radii", "1,1000", "--starts", "4", "--optimizers", "adagrad", "--jobs", "1"]
     assert main(["starts", *flags, "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
@@ -179,7 +178,7 @@ def test_the_dial_is_drawn_however_far_it_is_turned():
     moved, ratio = np.array([1e-5, 1.0, 1e262]), np.array([1.0, 0.9, 0.5])
     dial = [{"radius": 8.0, "eps": eps, "moved": moved, "ratio": ratio} for eps in (1e-6, 1.0)]
     figure = Figure()
-    maps.lost(*figure.subplots(1, 2, sharey=True), [8.0], dial)
+    starts.draw_dial(*figure.subplots(1, 2, sharey=True), [8.0], dial)
     figure.draw_without_rendering()
 
 
