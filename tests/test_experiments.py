@@ -446,6 +446,45 @@ def test_a_reader_who_stops_reading_the_table_is_no_error(tmp_path):
     assert process.returncode == 0 and not process.stderr and (tmp_path / "direction.json").exists()
 
 
+SHORT = [
+    "direction",
+    "--optimizers",
+    "gd",
+    "--runs",
+    "2",
+    "--forms",
+    "discrete",
+    "--steps",
+    "3",
+    "--jobs",
+    "1",
+]
+
+
+@pytest.mark.parametrize("problem", [OSError(28, "No space left on device"), RuntimeError("no\nLaTeX")])
+def test_a_figure_that_fails_costs_no_number(tmp_path, capsys, monkeypatch, problem):
+    def savefig(figure, path, **how):
+        path.write_bytes(b"half")
+        raise problem
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
+    assert main([*SHORT, "--out", str(tmp_path)]) == 2
+    said, error = capsys.readouterr()
+    assert "normalised margin" in said and json.loads((tmp_path / "direction.json").read_text())["results"]
+    assert error.startswith("error: the figure could not be drawn, ") and error.count("\n") == 1
+    assert error.endswith(f"; the numbers are in {tmp_path / 'direction.json'}\n")
+    assert [p.name for p in tmp_path.iterdir()] == ["direction.json"]
+
+
+def test_figures_are_drawn_under_matplotlibs_own_defaults(tmp_path):
+    """Also where the user's matplotlibrc asks for LaTeX, which need not be there."""
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")
+    command = [sys.executable, "experiments.py", *SHORT, "--out", str(tmp_path / "out")]
+    env = os.environ | {"MATPLOTLIBRC": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stderr) == (0, "") and (tmp_path / "out" / "direction.png").exists()
+
+
 def test_leftovers_of_killed_processes_are_swept(tmp_path, unrendered):
     dead = tmp_path / f".direction.json.999999999.{'0' * 32}.tmp"
     living = tmp_path / f".direction.json.{os.getpid()}.{'0' * 32}.tmp"

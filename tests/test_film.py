@@ -47,11 +47,9 @@ def test_the_file_is_a_small_gif_whose_last_frame_stays(found, tmp_path):
     assert gif.info["duration"] == 3000
 
 
-@pytest.mark.parametrize("flags", (["--model", "linear"], ["--constant"]))
-def test_a_film_of_anything_but_a_neuron_in_the_plane_is_refused(flags, tmp_path, capsys):
-    assert main(["direction", "--film", "--runs", "2", "--out", str(tmp_path), *flags]) == 2
-    assert capsys.readouterr().err.startswith("error: argument --film: the film shows")
-    assert not list(tmp_path.iterdir())
+def test_a_film_of_anything_but_two_classes_in_the_plane_is_refused():
+    with pytest.raises(ValueError, match="the film shows the decision lines of a neuron of two features"):
+        film.measure(data=(np.eye(3), [0, 1, 2]))
 
 
 def test_the_ways_lead_along_the_flow_to_the_limits():

@@ -8,19 +8,22 @@ import sys
 import numpy as np
 import pytest
 
+import crossover
+import direction
 import experiments
-import figures
-from optimizers import CONDITIONERS, AdaGrad, Conditioner
+import jobs
+import mnist
+import starts
+from optimizers import CONDITIONERS, GD, AdaGrad, Conditioner
 
 ROOT = pathlib.Path(__file__).parents[1]
 ROOMS = {path.stem: ast.parse(path.read_text()) for path in ROOT.glob("*.py")}
 # from the rooms that know least to the one that knows all; a room imports only from rooms before it
-THEORY = "dialects datasets solvers checks losses models kinks minibias optimizers".split()
-LIBRARY = THEORY + "momentum limits starts cnn".split()
-STATEMENTS = "cases theorems discussions claims".split()
-ORDER = LIBRARY + "runs figures film maps image_figures paths experiments mnist".split() + STATEMENTS
-ORDER += "tables flags cli".split()
-STUDIES = {"experiments", "mnist", "claims"}
+THEORY = "dialects datasets solvers checks losses models kinks minibias optimizers limits".split()
+ORDER = (
+    THEORY + "cnn training jobs plots direction crossover starts mnist statements claims experiments".split()
+)
+STUDIES = {"direction", "crossover", "mnist", "claims"}  # statements speak of starts
 
 
 def imports(room):
@@ -60,7 +63,7 @@ def test_an_import_changes_nothing_in_the_process_and_prints_nothing():
         sys.executable,
         "-B",
         "-c",
-        EFFECTS.format(rooms=", ".join(room for room in ORDER if room != "cli")),
+        EFFECTS.format(rooms=", ".join(ORDER)),
     ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={"MPLBACKEND": "pdf"})
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -71,32 +74,48 @@ def test_only_the_command_line_prints():
         calls = {
             n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
         }
-        assert "print" not in calls or room == "cli"
+        assert "print" not in calls or room == "experiments"
 
 
 def test_a_study_runs_in_a_notebook_and_its_figure_is_a_figure():
-    found = experiments.direction(optimizers=["adagrad"], runs=3, steps=20)
+    found = direction.measure(optimizers=["adagrad"], runs=3, steps=20)
     assert [r["form"] for r in found["results"]] == ["discrete", "flow", "limit"]
     assert found["results"][0]["w"].shape == (3, 3)
-    figure = figures.direction(**found["data"], results=found["results"])
-    assert type(figure).__module__ == "matplotlib.figure"
+    assert any("KKT residual" in line for line in direction.table(found))
+    assert type(direction.figure(found)).__module__ == "matplotlib.figure"
+    assert experiments.direction is direction.measure and experiments.margin is mnist.margin
+
+
+def test_resumed_numbers_depend_on_every_room_that_training_imports():
+    """And on no other: what draws or reads flags may change between a run and its rest."""
+    rooms = ["training"]
+    for room in rooms:
+        rooms += sorted(imports(room) - set(rooms))
+    assert sorted(f"{room}.py" for room in rooms) == sorted(jobs.LIBRARY)
+    assert not {"plots", "experiments", "mnist"} & set(rooms)
+    assert [name[:-3] for name in jobs.LIBRARY] == [room for room in ORDER if f"{room}.py" in jobs.LIBRARY]
+
+
+def test_no_door_nor_study_loads_matplotlib_before_it_draws():
+    """A worker imports the script that began it, and draws nothing."""
+    code = "import sys, experiments; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_a_figure_is_laid_out_also_if_some_optimizer_has_no_limit():
     """With so small an ε the h of RMSProp still moves at log L = -25."""
-    found = experiments.direction(optimizers=["gd", "rmsprop"], runs=2, steps=5, eps=1e-30)
+    found = direction.measure(optimizers=["gd", "rmsprop"], runs=2, steps=5, eps=1e-30)
     gd, rmsprop = (set(r["status"]) for r in found["results"] if r["form"] == "limit")
     assert (gd, rmsprop) == ({"ok"}, {"h still moving"})
-    figure = figures.direction(**found["data"], results=found["results"], ways=found["ways"])
+    figure = direction.figure(found)
     figure.draw_without_rendering()  # if this fails it warns, an error by pyproject.toml
 
 
 @pytest.mark.parametrize("model", ["neuron", "mlp:3", "linear"])
 def test_support_vectors_are_the_samples_of_least_margin(model):
-    found = experiments.direction(optimizers=["gd"], forms=["limit"], runs=2, model=model)
+    found = direction.measure(optimizers=["gd"], forms=["limit"], runs=2, model=model)
     x, y = found["data"].values()
-    network = experiments.build_model(model, 2, 1)
-    figure = figures.direction(x, y, found["results"], network)
+    network, figure = found["model"], direction.figure(found)
     labels = {"support vectors", "GD", "y = +1", "y = -1"}
     (axes,) = (a for a in figure.axes if labels <= set(a.get_legend_handles_labels()[1]))
     rings = [line.get_xydata() for line in axes.lines if line.get_marker() == "o" and line.get_zorder() == 3]
@@ -116,16 +135,24 @@ class Norm(AdaGrad):
         return self.eps + S.sum(-1, keepdims=True) + 0 * S
 
 
-def test_a_new_conditioner_is_found_by_the_studies(monkeypatch):
-    """It has a learning rate, a colour and a name, in other processes too; its h is isotropic, so its
-    limits are L2's.
-    """
-    monkeypatch.setitem(CONDITIONERS, "norm", Norm)
-    found = experiments.direction(optimizers=["gd", "norm"], runs=4, steps=10, jobs=2)
+def test_a_conditioner_of_ones_own_is_studied_like_the_four():
+    """As an object with its own ε, in other processes too; its h is isotropic, so its limits are L2's."""
+    found = direction.measure(optimizers={"gd": GD(), "norm": Norm(1e-4)}, runs=4, steps=10, jobs=2)
     limit = found["results"][-1]
     assert limit["optimizer"] == "norm" and max(limit["kkt_residual_unweighted"]) < 1e-6
-    figures.direction(**found["data"], results=found["results"])
-    crossed = experiments.crossover(optimizers=["norm"], epsilons=[1e-3, 1e-2], jobs=2)
-    assert {r["status"] for r in crossed["results"]} == {"ok"}
-    figures.crossover(crossed["results"], crossed["slopes"])
+    assert any(line.startswith("norm") for line in direction.table(found))
+    direction.figure(found)
     np.testing.assert_allclose(np.ptp(limit["h_inf"], axis=1), 0, atol=1e-12)
+    assert limit["h_inf"].max() < 1e2  # 1/√ε
+    crossed = crossover.measure(optimizers={"norm": Norm()}, epsilons=[1e-3, 1e-2], jobs=2)
+    assert {(r["eps"], r["status"]) for r in crossed["results"]} == {(1e-3, "ok"), (1e-2, "ok")}
+    crossover.figure(crossed)
+    mapped = starts.measure(optimizers={"norm": Norm()}, radii=[1.0], starts=10)
+    assert [(r["optimizer"], r["limits"]) for r in mapped["results"]] == [("norm", 2)]
+    starts.figure(mapped)
+
+
+def test_a_name_in_conditioners_is_found_by_the_command(monkeypatch, tmp_path):
+    monkeypatch.setitem(CONDITIONERS, "norm", Norm)
+    flags = ["--optimizers", "norm", "--runs", "2", "--steps", "3", "--jobs", "2", "--out", str(tmp_path)]
+    assert experiments.main(["direction", *flags]) == 0

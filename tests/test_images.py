@@ -12,8 +12,8 @@ import time
 import numpy as np
 import pytest
 
-import mnist
 import jobs
+import mnist
 from experiments import main
 from mnist import answers, at_level, verdict
 
@@ -166,7 +166,7 @@ def test_jobs_do_not_show(tiny, tmp_path, unrendered):
     assert without_seconds(tmp_path / "margin.json") == without_seconds(tiny / "margin.json")
 
 
-IN_PIECES = "import experiments, jobs, sys; jobs.CHECKPOINT_EVERY = 0.05; sys.exit(experiments.main(sys.argv[1:]))"
+IN_PIECES = "import experiments as e, jobs, sys; jobs.CHECKPOINT_EVERY = 0.05; sys.exit(e.main(sys.argv[1:]))"
 
 
 def start(*flags):

@@ -21,6 +21,7 @@ from optimizers import (
     RMSProp,
     descend,
     follow,
+    naive,
     start,
     trajectory,
 )
@@ -63,6 +64,53 @@ def test_discrete_conditioner_is_the_slides_sum(name):
         state = step(state)
         np.testing.assert_allclose(state.h, slides_h(name, gradients), rtol=1e-12)
         np.testing.assert_allclose(state.w, before - 0.1 * state.h * gradients[-1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", CONDITIONERS)
+def test_the_discrete_update_is_the_naive_loop(name):
+    problem, w = neuron(5)
+    lr = 0.001 if name == "gd" else 0.1
+    state, _ = descend(problem, CONDITIONERS[name](EPS, B), w, lr, 50)
+    np.testing.assert_array_equal(state.w, naive(problem, CONDITIONERS[name](EPS, B), w, lr, 50))
+    still, _ = descend(problem, CONDITIONERS[name](EPS, B), w, lr, 50, momentum=0.0)
+    assert still.memory.shape == (5, 0)
+
+
+class AMSGrad(RMSProp):
+    """RMSProp with the largest average so far under the root (Reddi, Kale and Kumar 2018).
+
+    S (runs, 2, p) holds the average and its maximum.
+    """
+
+    isotropic = False
+    longest = Conditioner.longest
+
+    def begin(self, w):
+        return np.zeros((len(w), 2, w.shape[1]))
+
+    def add(self, S, g2):
+        average = super().add(S[:, 0], g2)
+        return np.stack([average, np.maximum(S[:, 1], average)], 1)
+
+    def relax(self, S, g2, log_g2, log_dt):
+        average = super().relax(S[:, 0], g2, log_g2, log_dt)
+        return np.stack([average, np.maximum(S[:, 1], average)], 1)
+
+    def inverse_square(self, S, t):
+        return self.eps + S[:, 1]
+
+
+def test_a_conditioner_may_begin_with_a_sum_of_another_shape():
+    """Discrete, flow and a run that overflows; the flow's h only falls, and ends away from 1/√ε."""
+    problem, w = neuron(4)
+    w[1] *= 1e3
+    state, _ = descend(problem, AMSGrad(EPS, B), w[2:], 0.1, 50)
+    np.testing.assert_array_equal(state.w, naive(problem, AMSGrad(EPS, B), w[2:], 0.1, 50))
+    state, _, h, reached = follow(problem, AMSGrad(EPS, B), w)
+    assert state.S.shape == (4, 2, 3) and state.overflow.tolist() == [False, True, False, False]
+    good = [0, 2, 3]
+    assert reached[:, good].all() and (h[1, good] <= h[0, good]).all()
+    assert (state.h[good] * np.sqrt(EPS) < 0.5).any()
 
 
 def test_gradient_descent_is_plain():

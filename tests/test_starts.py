@@ -7,8 +7,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import starts
-from experiments import main
 from datasets import crossover_data, default_data
+from experiments import main
 from limits import to_rest
 from minibias import Problem, certificate, norm, normalised_margin, unit
 from models import MLP

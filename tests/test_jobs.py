@@ -1,6 +1,9 @@
 """Checkpoints: what is whole, what is damaged, and that the pieces a task is done in do not show."""
 
 import os
+import pathlib
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -114,25 +117,12 @@ def test_a_full_disk_is_an_error_and_leaves_the_old_file(tmp_path, monkeypatch):
     assert jobs.load_state(path, STAMP)["k"] == 1 and [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
-def test_the_two_files_of_a_study_are_replaced_together_or_not_at_all(tmp_path):
-    def draw(path):
-        path.write_text("new")
-
-    def fails(path):
-        path.write_text("half")
-        raise ValueError("cannot draw")
-
-    paths = jobs.write_results(tmp_path, "s", {"a": np.arange(2)}, draw)
-    assert [p.read_text() for p in paths] == ['{\n "a": [\n  0,\n  1\n ]\n}\n', "new"]
-    for content, drawing in (({"a": 1}, fails), ({"a": np.nan}, draw)):
-        paths[1].write_text("old")
-        with pytest.raises(ValueError):
-            jobs.write_results(tmp_path, "s", content, drawing)
-        assert (
-            paths[1].read_text() == "old"
-            and '"a": [' in paths[0].read_text()
-            and len(list(tmp_path.iterdir())) == 2
-        )
+def test_a_json_file_is_whole_or_untouched(tmp_path):
+    path = jobs.write_json(tmp_path / "s.json", {"a": np.arange(2)})
+    assert path.read_text() == '{\n "a": [\n  0,\n  1\n ]\n}\n'
+    with pytest.raises(ValueError):
+        jobs.write_json(path, {"a": np.nan})
+    assert '"a": [' in path.read_text() and [p.name for p in tmp_path.iterdir()] == ["s.json"]
     (tmp_path / "t.png").mkdir()
     with pytest.raises(OSError, match="is a folder"):
         jobs.prepare(tmp_path, "t.json", "t.png")
@@ -147,10 +137,29 @@ def test_a_worker_that_dies_is_an_error_with_a_reason(tmp_path):
         jobs.resume(kill, {"a": {}, "b": {}}, tmp_path, STAMP, 2)
 
 
+NO_GUARD = """
+import sys
+
+sys.path.insert(0, sys.argv[1])
+import direction
+
+direction.measure(["gd", "adam"], ["discrete"], runs=2, steps=3, jobs=2)
+"""
+
+
+def test_a_script_without_a_guard_is_told_what_to_do(tmp_path):
+    """Its workers import it, and so call the study again before they can begin."""
+    (tmp_path / "script.py").write_text(NO_GUARD)
+    command = [sys.executable, str(tmp_path / "script.py"), str(pathlib.Path(jobs.__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and 'wrap the call in `if __name__ == "__main__":`, or use jobs=1' in last
+
+
 def talk(task):
     """A job that says what it is at, and takes a moment."""
     for k in range(3):
-        jobs.said[0] = -np.inf  # as if a second had passed
+        jobs.spoken[0] = -np.inf  # as if a second had passed
         jobs.say(f"{task} at {k}")
         jobs.say("too soon")
         time.sleep(0.3)
@@ -164,4 +173,4 @@ def test_what_a_job_says_on_its_way_reaches_the_report_once_a_second_at_most(job
     assert jobs.spread(talk, ["a", "b"], jobs, hear) == ["a", "b"]
     words = {word for _, word in heard}
     assert {number for number, _ in heard} == {2} and "too soon" not in words
-    assert {"", "a at 0", "a at 1", "b at 0", "b at 1"} <= words and not jobs.HEARD
+    assert {"", "a at 0", "a at 1", "b at 0", "b at 1"} <= words and not jobs.LISTENERS
