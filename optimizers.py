@@ -268,12 +268,12 @@ class Discrete:
             g = np.exp(state.log_loss)[:, None] * state.u
             S = self.conditioner.add(state.S, g * g)
             h = 1 / np.sqrt(self.conditioner.inverse_square(S, t))
-            m, memory = g, state.memory
+            new = {"S": S, "h": h, "log_t": np.full(len(h), np.log(t))}
+            m = g
             if np.any(self.momentum):
-                before = memory if memory.size else np.zeros_like(g)
-                m = memory = self.momentum * before + (1 - self.momentum) * g
-            log_t = np.full(len(h), np.log(t))
-            return move(self.problem, state, state.w - self.lr * h * m, S=S, h=h, log_t=log_t, memory=memory)
+                state = state._replace(memory=state.memory if state.memory.size else np.zeros_like(g))
+                m = new["memory"] = self.momentum * state.memory + (1 - self.momentum) * g
+            return move(self.problem, state, state.w - self.lr * h * m, **new)
 
 
 @dataclass(frozen=True)

@@ -446,19 +446,7 @@ def test_a_reader_who_stops_reading_the_table_is_no_error(tmp_path):
     assert process.returncode == 0 and not process.stderr and (tmp_path / "direction.json").exists()
 
 
-SHORT = [
-    "direction",
-    "--optimizers",
-    "gd",
-    "--runs",
-    "2",
-    "--forms",
-    "discrete",
-    "--steps",
-    "3",
-    "--jobs",
-    "1",
-]
+SHORT = "direction --optimizers gd --runs 2 --forms discrete --steps 3 --jobs 1".split()
 
 
 @pytest.mark.parametrize("problem", [OSError(28, "No space left on device"), RuntimeError("no\nLaTeX")])

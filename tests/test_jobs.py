@@ -29,12 +29,13 @@ def totals(states):
     return {name: float(state["total"]) for name, state in states.items()}
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_pieces_and_jobs_do_not_show(tmp_path, jobs):
+@pytest.mark.parametrize("number", [1, 2])
+def test_pieces_and_jobs_do_not_show(tmp_path, number):
     whole = jobs.resume(count_to, {n: {"end": 7, "piece": 7} for n in "abc"}, tmp_path / "a", STAMP, 1)
     seen = []
+    hear = lambda shares, word="": seen.append(shares)
     tasks = {n: {"end": 7, "piece": 2} for n in "abc"}
-    pieces = jobs.resume(count_to, tasks, tmp_path / "b", STAMP, jobs, report=seen.append)
+    pieces = jobs.resume(count_to, tasks, tmp_path / "b", STAMP, number, report=hear)
     assert (
         totals(whole) == totals(pieces)
         and 5 <= len(seen) <= 13
@@ -166,11 +167,11 @@ def talk(task):
     return task
 
 
-@pytest.mark.parametrize("jobs", (1, 2))
-def test_what_a_job_says_on_its_way_reaches_the_report_once_a_second_at_most(jobs):
+@pytest.mark.parametrize("number", (1, 2))
+def test_what_a_job_says_on_its_way_reaches_the_report_once_a_second_at_most(number):
     heard = []
     hear = lambda shares, word="": heard.append((len(shares), word))
-    assert jobs.spread(talk, ["a", "b"], jobs, hear) == ["a", "b"]
+    assert jobs.spread(talk, ["a", "b"], number, hear) == ["a", "b"]
     words = {word for _, word in heard}
     assert {number for number, _ in heard} == {2} and "too soon" not in words
     assert {"", "a at 0", "a at 1", "b at 0", "b at 1"} <= words and not jobs.LISTENERS
