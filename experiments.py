@@ -23,7 +23,7 @@ from functools import cache
 import numpy as np
 
 from checks import check_counts, check_positive, chosen, learning_rates
-from datasets import check_data, classes, crossover_data, default_data, read_data
+from datasets import classes, crossover_data, default_data, labelled, read_data
 from limits import CERTIFIED, fate, h_settled, margin_path, put
 from minibias import (
     Problem,
@@ -61,7 +61,7 @@ def samples(data, default):
     """x (N, d) and y (N,) of `data`, which is such a pair, the name of a file, or None for the default."""
     if isinstance(data, (str, os.PathLike)):
         return read_data(data)[:2]
-    return default if data is None else check_data(*map(np.asarray, data))
+    return default if data is None else labelled(*data)[:2]
 
 
 def build_model(name, features, outputs, slope=0.5):

@@ -39,6 +39,10 @@ class Conditioner:
             f"{type(self).__name__} must define {method}, which returns {result}, as (runs, p)"
         )
 
+    def begin(self, w):
+        """S before the first gradient, any array whose first axis is the runs: zeros like w (runs, p)."""
+        return np.zeros_like(w)
+
     def add(self, S, g2):
         """The slide's sum after one more gradient."""
         raise self.missing("add(S, g2)", "the sum S after one more squared gradient g2")
@@ -158,7 +162,7 @@ class State(NamedTuple):
     """All runs at one moment: arrays over the runs, never changed in place. `_asdict()` is a checkpoint."""
 
     w: np.ndarray  # (runs, p) the parameters
-    S: np.ndarray  # (runs, p) the conditioner's sum or integral
+    S: np.ndarray  # (runs, ...) the conditioner's sum or integral, as its `begin` has it
     h: np.ndarray  # (runs, p) the conditioner: of the update just made, or of the flow's present time
     log_loss: np.ndarray  # (runs,) log L at w
     u: np.ndarray  # (runs, p) ∂ log L at w
@@ -180,14 +184,14 @@ def start(problem, conditioner, w):
         alive = np.isfinite(log_loss) & np.isfinite(u).all(-1) & (h > 0).all(-1)
         h = np.where(alive[:, None], h, 1 / np.sqrt(conditioner.inverse_square_at_0(0 * w)))
     log_t = np.full(len(w), -np.inf)
-    return State(w, np.zeros_like(w), h, log_loss, u, 0, log_t, alive, ~alive, np.zeros((len(w), 0)))
+    return State(w, conditioner.begin(w), h, log_loss, u, 0, log_t, alive, ~alive, np.zeros((len(w), 0)))
 
 
 def move(problem, state, w, **new):
     """The state after a step to w, with `new` arrays. A run that would not be finite stays for ever."""
     new["log_loss"], new["u"] = problem.gradient(w)
     new |= {"w": w, "steps": state.steps + 1}
-    if state.alive.all() and np.isfinite((new["u"] + new["S"]).sum()):
+    if state.alive.all() and np.isfinite(new["u"].sum() + new["S"].sum()):
         return state._replace(**new)
     finite = [np.isfinite(a).reshape(len(w), -1).all(-1) for a in new.values() if np.ndim(a)]
     alive = state.alive & np.all(finite, axis=0)

@@ -23,9 +23,7 @@ import numpy as np
 
 CHECKPOINT_EVERY = 10.0  # seconds
 # what the numbers of a study that resumes depend on, in the order of its imports
-ROOMS = (
-    "dialects datasets solvers checks losses models kinks minibias optimizers momentum limits cnn runs mnist"
-)
+ROOMS = "checks datasets solvers losses models kinks minibias optimizers momentum limits cnn runs mnist"
 LIBRARY = [f"{room}.py" for room in ROOMS.split()]
 
 

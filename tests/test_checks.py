@@ -115,7 +115,7 @@ def broken(base, **methods):
 
 WRONG_CONDITIONERS = {
     "class": (AdaGrad, "must be an object, not the class: AdaGrad()"),
-    "no methods": (Nothing(), "Nothing is no conditioner, it lacks the method add"),
+    "no methods": (Nothing(), "Nothing is no conditioner, it lacks the method begin"),
     "a root": (broken(AdaGrad, inverse_square=lambda self, S, t: 1 / np.sqrt(self.eps + S)), "must not fall"),
     "negative": (broken(AdaGrad, inverse_square=lambda self, S, t: -self.eps - S), "above 0"),
     "one number": (broken(AdaGrad, inverse_square=lambda self, S, t: self.eps + S.sum(-1)), "as (runs, p)"),

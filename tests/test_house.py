@@ -15,7 +15,7 @@ from optimizers import CONDITIONERS, AdaGrad, Conditioner
 ROOT = pathlib.Path(__file__).parents[1]
 ROOMS = {path.stem: ast.parse(path.read_text()) for path in ROOT.glob("*.py")}
 # from the rooms that know least to the one that knows all; a room imports only from rooms before it
-THEORY = "dialects datasets solvers checks losses models kinks minibias optimizers".split()
+THEORY = "checks datasets solvers losses models kinks minibias optimizers".split()
 LIBRARY = THEORY + "momentum limits starts cnn".split()
 STATEMENTS = "cases theorems discussions claims".split()
 ORDER = LIBRARY + "runs figures film maps image_figures paths experiments mnist".split() + STATEMENTS
