@@ -39,12 +39,12 @@ class Problem:
     def __init__(self, model, x, y, loss="exp", outputs=None):
         if loss not in LOSSES:
             raise ValueError(f"the loss must be {' or '.join(LOSSES)}, not {loss!r}")
-        if len(x) == 0:
-            raise ValueError("a Problem needs at least one sample")
         self.names = None
         if outputs is None:
             x, y, self.names = labelled(x, y)
             check_model(model, x, classes(y))
+        elif not len(x):
+            raise ValueError("the data hold no samples")
         self.model, self.loss, self.x, self.y = model, LOSSES[loss], x, y
         self.outputs = outputs or classes(y)
         K = self.outputs
