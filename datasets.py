@@ -101,8 +101,7 @@ def labelled(x, y):
     are not finite, and an x whose squares would overflow or vanish.
     """
     columns = getattr(x, "columns", None)
-    x, y = unmasked("x", x), unmasked("y", y)
-    y = y[:, 0] if y.shape[1:] == (1,) else y
+    x, y = unmasked("x", x), one_column(unmasked("y", y))
     if x.ndim != 2 or y.ndim != 1 or len(x) != len(y) or x.shape[1] < 1:
         raise ValueError(f"x must be (N, d) and y (N,) with one N and d >= 1, not {x.shape} and {y.shape}")
     if len(x) == 0:
@@ -114,10 +113,15 @@ def labelled(x, y):
     return x, *coded(y)
 
 
+def one_column(y):
+    """Labels of shape (N, 1) as (N,)."""
+    return y[:, 0] if y.shape[1:] == (1,) else y
+
+
 def real_numbers(x, columns=None):
     """x (N, d) as floats; raises ValueError for what is no finite number, by its place or its column."""
     if x.dtype.kind not in "biuf":
-        for (i, j), value in np.ndenumerate(x):
+        for (i, j), value in zip(np.ndindex(x.shape), x.ravel().tolist()):
             if not isinstance(value, (numbers.Real, np.bool_)):
                 place = f"x[{i}, {j}]" if columns is None else f"its column {shown(str(columns[j]))!r}"
                 raise ValueError(f"x must hold real numbers, but {place} holds {shown(repr(value))}")
@@ -142,11 +146,12 @@ def coded(y):
             if len(names) == 1:
                 raise ValueError(f"the labels are all {shown(cells[0])!r}, expected two classes or more")
             return 2.0 * y - 1 if len(names) == 2 else y.astype(float), names.tolist()
-        y = np.array([float(cell) for cell in cells])
+        truth = all(isinstance(cell, bool) for cell in cells)
+        y = np.array(cells if truth else [float(cell) for cell in cells])
     for k in np.flatnonzero(~np.isfinite(y))[:1]:
         raise ValueError(f"the data must be finite, but y[{k}] is {y[k]}")
     if np.array_equal(np.unique(y), [0, 1]):
-        return 2.0 * y - 1, ["False", "True"] if y.dtype == bool else ["0", "1"]
+        return 2 * y.astype(float) - 1, ["False", "True"] if y.dtype == bool else ["0", "1"]
     classes(y)
     return y.astype(float), None
 
@@ -216,7 +221,7 @@ def read_table(path):
     first = [cells[0] for _, cells in rows]
     counts = width > 2 and len(rows) > 2 and first in ([str(k + j) for k in range(len(rows))] for j in (0, 1))
     header = f"header {listed([name or 'nameless' for name in names])}" if names else "no header"
-    if names and len(names) == width - 1 and (counts or not any(map(NUMBER.fullmatch, first))):
+    if names and len(names) == width - 1 and (counts or all(word[:1].isalpha() for word in first)):
         names = ["", *names]
     left_out = nameless(names[0]) if names else counts
     for line, cells in [(1, names)] * bool(names) + rows:
@@ -250,7 +255,7 @@ def is_header(rows):
     A row that ends in the name of a class, which stands again below, is a sample. Raises ValueError for a row
     that counts and may be either.
     """
-    cells, below = rows[0][nameless(rows[0][0]) :], {row[-1] for row in rows[1:]}
+    cells, below = rows[0][nameless(rows[0][0]) :], {row[-1] for row in rows[1:]} - {""}
     number = bool(NUMBER.fullmatch(rows[0][-1]))
     counts = len(cells) > 1 and all(cell == str(j) for j, cell in enumerate(cells[: len(cells) - 1 + number]))
     if counts and number and cells[-1] in below:
@@ -336,7 +341,7 @@ def read_images(path, train, test):
             raise ValueError(f"{path}: {problem}; or give the folder of the four IDX files") from None
     scale, said = 1, []
     for part, wanted in (("train", train), ("test", test)):
-        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        x, y = arrays[f"x_{part}"], one_column(arrays[f"y_{part}"])
         if x.dtype.kind not in "biu" or y.dtype.kind not in "iu":
             raise ValueError(f"{path}: pixels and labels must be whole numbers, not {x.dtype} and {y.dtype}")
         if x.shape[1:] != (28, 28) or y.shape != x.shape[:1]:

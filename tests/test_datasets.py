@@ -327,7 +327,7 @@ REFUSED = {
     "short row": ("a;b;k\n1;2;1\n3;4\n5;6;1\n", "line 3 has 2 columns, expected 3 separated by semicolons"),
     "long row": ("1,2,1\n1,2,3,1\n3,4,-1\n5,6,1\n", "line 2 has 4 columns"),
     "a title": ("Spring, 2024; a and b\n1,5;2;A\n2,5;3;B\n", "line 1 "),
-    "a title with a comma": ("Spring, dry\n1,5;A\n2,5;B\n", "line 1 has 1 column,"),
+    "a title with a comma": ("Spring, dry\n1,5;A\n2,5;B\n", "line 1 has 1 column, expected 2"),
     "long header": ("a,b,c,k\n1,2,1\n3,4,-1\n", "line 1 has 4 columns, expected 3"),
     "header of the features alone": ("a,b\n1.5,2,1\n3.5,4,-1\n", "line 1 has 2 columns, expected 3"),
     "header of the features, whole numbers": ("a,b\n5,2,1\n3,4,-1\n", "line 1 has 2 columns, expected 3"),
