@@ -64,10 +64,7 @@ def crossover_data():
 # ---------------------------------------------------------------------------------------------- checked
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
-MISSING = {
-    "",
-    *"? NA N/A #N/A <NA> null NULL None nan NaN".split(),
-}  # names neither of columns nor of classes
+MISSING = {"", *"? NA N/A #N/A <NA> null NULL None nan NaN".split()}  # no names of columns or classes
 
 
 def classes(y):
@@ -81,13 +78,12 @@ def classes(y):
     if len(values) >= 3 and np.array_equal(values, np.arange(len(values))):
         return len(values)
     there = listed([f"{value:g}" for value in values], 5)
-    sentence = (
-        "the labels must be -1 and +1, 0 and 1, every integer 0..K-1 with K >= 3, or names of classes, "
+    expected = (
+        "-1 and +1, 0 and 1, every integer 0..K-1 with K >= 3, or names of classes, both or all present"
     )
-    sentence += f"both or all present, not {{{there}}}"
-    if len(values) > 1 and (values == np.round(values)).all():
-        sentence += "; np.unique(y, return_inverse=True)[1] numbers the classes from 0"
-    raise ValueError(sentence)
+    whole = len(values) > 1 and (values == np.round(values)).all()
+    recode = "; np.unique(y, return_inverse=True)[1] numbers the classes from 0" * whole
+    raise ValueError(f"the labels must be {expected}, not {{{there}}}{recode}")
 
 
 def labelled(x, y):
@@ -138,7 +134,7 @@ def coded(y):
         cells = y.tolist()
         word = [isinstance(cell, str) and not NUMBER.fullmatch(cell) for cell in cells]
         for k, cell in enumerate(cells):
-            if word[k] != word[0] or cell in MISSING or not isinstance(cell, (str, numbers.Real)):
+            if not isinstance(cell, (str, numbers.Real)) or word[k] != word[0] or cell in MISSING:
                 expected = "the labels must be all numbers or all names of classes"
                 raise ValueError(f"{expected}, but y[{k}] is {shown(repr(cell))}")
         if word[0]:
@@ -214,22 +210,22 @@ def read_table(path):
     except (UnicodeDecodeError, csv.Error) as problem:
         raise ValueError(f"{problem}; {SAVE}") from None
     rows = [(line, cells) for line, cells in rows if any(cells)]
-    names = rows.pop(0)[1] if rows and is_header([cells for _, cells in rows]) else None
+    header = rows[:1] if is_header(rows) else []  # the line and the names
+    rows, names = rows[len(header) :], header[0][1] if header else None
     if not rows:
         raise ValueError("the data hold no samples")
     width = mode(len(cells) for _, cells in rows)
     first = [cells[0] for _, cells in rows]
     counts = width > 2 and len(rows) > 2 and first in ([str(k + j) for k in range(len(rows))] for j in (0, 1))
-    header = f"header {listed([name or 'nameless' for name in names])}" if names else "no header"
+    remarks = [f"header {listed([name or 'nameless' for name in names])}" if names else "no header"]
     if names and len(names) == width - 1 and (counts or all(word[:1].isalpha() for word in first)):
         names = ["", *names]
+        header = [(header[0][0], names)]
     left_out = nameless(names[0]) if names else counts
-    for line, cells in [(1, names)] * bool(names) + rows:
+    for line, cells in header + rows:
         if len(cells) != width or width < 2 + left_out:
-            expected = f"expected {max(width, 2 + left_out)} separated by {SEPARATORS[separator]}"
-            raise ValueError(
-                f"line {line} has {counted(len(cells), 'column')}, {expected}, label last; {SAVE}"
-            )
+            expected = f"expected {max(width, 2 + left_out)} columns separated by {SEPARATORS[separator]}"
+            raise ValueError(f"line {line} has {counted(len(cells), 'column')}, {expected}; {SAVE}")
     names = names or [f"column {j}" for j in range(1, width + 1)]
     if any(map(nameless, names[1:-1])):
         raise ValueError(f"each column but the first and the last needs a name, not {listed(names)}")
@@ -240,7 +236,6 @@ def read_table(path):
                 raise ValueError(f"line {line} holds {shown(cell)!r} ({shown(name)}), {expected}")
         if cells[-1] in MISSING:
             raise ValueError(f"line {line} holds {cells[-1]!r} as its label, expected a number or a name")
-    remarks = [header]
     if left_out:
         remarks.append(f"left out: the first column ({listed(first, 3)}), which names or counts the lines")
     elif counts:
@@ -250,18 +245,21 @@ def read_table(path):
 
 
 def is_header(rows):
-    """Whether the first of the rows, lists of cells, names the columns: by words, or by 0, 1, 2, ....
+    """Whether the first of the rows (line, cells) names the columns: by words, or by 0, 1, 2, ....
 
     A row that ends in the name of a class, which stands again below, is a sample. Raises ValueError for a row
     that counts and may be either.
     """
-    cells, below = rows[0][nameless(rows[0][0]) :], {row[-1] for row in rows[1:]} - {""}
-    number = bool(NUMBER.fullmatch(rows[0][-1]))
-    counts = len(cells) > 1 and all(cell == str(j) for j, cell in enumerate(cells[: len(cells) - 1 + number]))
-    if counts and number and cells[-1] in below:
-        raise ValueError(f"line 1 ({listed(rows[0])}) may be a header or a sample, expected names there")
-    words = not any(NUMBER.fullmatch(cell) or cell in MISSING - {""} for cell in rows[0])
-    return (words or counts) and rows[0][-1] not in below
+    if not rows:
+        return False
+    (line, first), *below = rows
+    label, again = first[-1], first[-1] in {cells[-1] for _, cells in below} - {""}
+    counting = first[nameless(first[0]) :] if NUMBER.fullmatch(label) else first[nameless(first[0]) : -1]
+    counts = len(first) > 1 and counting == [str(j) for j in range(max(1, len(counting)))]
+    if counts and again and NUMBER.fullmatch(label):
+        raise ValueError(f"line {line} ({listed(first)}) may be a header or a sample, expected names there")
+    words = not any(NUMBER.fullmatch(cell) or cell in MISSING - {""} for cell in first)
+    return (words or counts) and not again
 
 
 def nameless(name):

@@ -147,13 +147,11 @@ WRONG_CONDITIONERS = {
     "class": (AdaGrad, "must be an object, not the class: AdaGrad()"),
     "no methods": (object(), "object is no conditioner, it lacks the method begin"),
     "a root": (broken(AdaGrad, inverse_square=lambda self, S, t: 1 / np.sqrt(self.eps + S)), "must not fall"),
-    "negative": (broken(AdaGrad, inverse_square=lambda self, S, t: -self.eps - S), "above 0"),
     "one number": (
         broken(AdaGrad, inverse_square=lambda self, S, t: self.eps + S.sum(-1)),
         "Mine.inverse_square must return shape (2, 3), not (2,)",
     ),
     "dt for its log": (broken(AdaGrad, relax=lambda self, S, g2, log_g2, dt: S + dt * g2), "agree with add"),
-    "no growth": (broken(AdaGrad, relax=lambda self, S, g2, log_g2, log_dt: S), "agree with add"),
     "another sum": (broken(AdaGrad, add=RMSProp.add), "agree with add"),
     "no forgetting": (
         broken(RMSProp, relax=lambda self, S, g2, l, d: S + (1 - self.b) * np.exp(l + d)),
@@ -163,7 +161,6 @@ WRONG_CONDITIONERS = {
         broken(AdaGrad, inverse_square=lambda self, S, t: self.eps + S.sum() + 0 * S),
         "Mine.inverse_square mixes the runs: one depends on the others (is an axis=-1 missing?)",
     ),
-    "sums mixed": (broken(AdaGrad, add=lambda self, S, g2: S + g2.sum(0)), "Mine.add mixes the runs"),
     "a step of each run": (
         broken(AdaGrad, longest=lambda self, *args: AdaGrad.longest(self, *args).min(-1)),
         "Mine.longest must return shape (2, 3), not (2,)",
@@ -314,20 +311,9 @@ class OneSum(AdaGrad):
         return np.log(fraction * (self.eps + S[:, :1])) - np.log(g2.sum(-1, keepdims=True))
 
 
-class Layers(AdaGrad):
-    """Another rate for each layer of a network of six parameters."""
-
-    longest = Conditioner.longest
-
-    def inverse_square(self, S, t):
-        return (self.eps + S) * np.array([1.0, 1, 1, 1, 4, 4])
-
-
-def test_conditioners_that_know_their_columns_pass():
-    problem = Problem(MLP((2, 2, 1)), X, Y)
-    for conditioner in (OneSum(), Layers()):
-        state, *_ = follow(problem, conditioner, np.ones((2, 6)), (0.0,))
-        assert (state.log_loss <= 0).all()
+def test_a_conditioner_that_knows_its_columns_passes():
+    state, *_ = follow(Problem(MLP((2, 2, 1)), X, Y), OneSum(), np.ones((2, 6)), (0.0,))
+    assert (state.log_loss <= 0).all()
 
 
 @pytest.mark.parametrize("name", list(CONDITIONERS))

@@ -300,6 +300,7 @@ REFUSED = {
     "latin-1": ("Größe,k\n1,später\n2,früher\n".encode("latin-1"), SAVE),
     "a spreadsheet's own format": (b"PK\3\4\x14\0\x06\0\xff", SAVE),
     "a spreadsheet's margin": ("a,b,kind,,\n2,1,-1,,\n3,4,1,,\n", "each column but the first and the last"),
+    "a header of two lines, after a blank one": ("\n0,1,2\n1,2,2\n", "line 2 (0, 1, 2) may be a header"),
     "a margin without a header": ("2,1,-1,\n3,4,1,\n", "line 1 holds '' as its label"),
     "two nameless columns": (
         ",Unnamed: 0,a,k\n0,5,1,1\n1,6,2,-1\n",
@@ -324,7 +325,10 @@ REFUSED = {
     "names without a header": ("bob,1,1\nann,2,-1\n", "line 1 holds 'bob'"),
     "a word in the first row": ("zwei,yes\n1,yes\n2,no\n", "line 1 holds 'zwei'"),
     "spaces": ("a b k\n1 2 1\n3 4 -1\n", SAVE),
-    "short row": ("a;b;k\n1;2;1\n3;4\n5;6;1\n", "line 3 has 2 columns, expected 3 separated by semicolons"),
+    "short row": (
+        "a;b;k\n1;2;1\n3;4\n5;6;1\n",
+        "line 3 has 2 columns, expected 3 columns separated by semicolons",
+    ),
     "long row": ("1,2,1\n1,2,3,1\n3,4,-1\n5,6,1\n", "line 2 has 4 columns"),
     "a title": ("Spring, 2024; a and b\n1,5;2;A\n2,5;3;B\n", "line 1 "),
     "a title with a comma": ("Spring, dry\n1,5;A\n2,5;B\n", "line 1 has 1 column, expected 2"),
