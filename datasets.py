@@ -82,7 +82,7 @@ def classes(y):
         "-1 and +1, 0 and 1, every integer 0..K-1 with K >= 3, or names of classes, both or all present"
     )
     whole = len(values) > 1 and (values == np.round(values)).all()
-    recode = "; np.unique(y, return_inverse=True)[1] numbers the classes from 0" * whole
+    recode = "; np.unique(y, return_inverse=True)[1] numbers the classes from 0" if whole else ""
     raise ValueError(f"the labels must be {expected}, not {{{there}}}{recode}")
 
 
