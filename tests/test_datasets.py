@@ -180,7 +180,7 @@ def test_pandas_is_taken_as_it_is():
     assert labelled(frame[["a"]], frame["kind"].astype("category"))[1].tolist() == [-1, 1, -1]
     with pytest.raises(ValueError, match="its column 'kind' holds 'no'"):
         labelled(frame, frame["kind"])
-    with pytest.raises(ValueError, match="x\\[1, 0\\] is nan|holds <NA>"):
+    with pytest.raises(ValueError, match=r"x\[1, 0\] is nan|holds <NA>"):
         labelled(frame[["a"]].astype("Int64").replace(2, pandas.NA), frame["kind"])
 
 
