@@ -3,18 +3,21 @@
 Nothing prints here. What a file was understood to hold is one line, `said`, beside its content.
 """
 
+import csv
 import gzip
 import io
 import math
+import numbers
 import pathlib
 import re
 import zipfile
 import zlib
+from statistics import mode
 from typing import NamedTuple
 
 import numpy as np
 
-from dialects import counted, listed, read_table, shown
+from checks import unmasked
 
 # ---------------------------------------------------------------------------------------------- made
 
@@ -60,6 +63,9 @@ def crossover_data():
 
 # ---------------------------------------------------------------------------------------------- checked
 
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
+MISSING = {"", *"? NA N/A #N/A <NA> null NULL None nan NaN".split()}  # no names of columns or classes
+
 
 def classes(y):
     """How many outputs the labels y (N,) call for: 1 if they are ±1, K if they are all of 0..K-1, K >= 3.
@@ -71,42 +77,86 @@ def classes(y):
         return 1
     if len(values) >= 3 and np.array_equal(values, np.arange(len(values))):
         return len(values)
-    shown = listed([f"{value:g}" for value in values], 5)
-    expected = "-1 and +1, or every integer 0..K-1 with K >= 3 (in files also 0 and 1, in a .csv also names"
-    expected += ", in the last column)"
-    raise ValueError(f"the labels must be {expected}, both or all present, not {{{shown}}}")
+    there = listed([f"{value:g}" for value in values], 5)
+    expected = (
+        "-1 and +1, 0 and 1, every integer 0..K-1 with K >= 3, or names of classes, both or all present"
+    )
+    whole = len(values) > 1 and (values == np.round(values)).all()
+    recode = "; np.unique(y, return_inverse=True)[1] numbers the classes from 0" if whole else ""
+    raise ValueError(f"the labels must be {expected}, not {{{there}}}{recode}")
 
 
-def check_data(x, y):
-    """x (N, d) and y (N,) as float arrays (float32 stays).
+def labelled(x, y):
+    """The samples as the library takes them: x (N, d), y (N,) in ±1 or 0..K-1, and the classes' names.
 
-    Raises ValueError unless shapes agree, all is finite, squares neither overflow nor vanish, and `classes`
-    takes the labels.
+    x        numbers (N, d): an array, a list or a frame. They become float64, float32 stays
+    y        (N,) or (N, 1): ±1; 0 and 1, or False and True, which become ±1; all of 0..K-1 with K >= 3; or
+             names, which are sorted: two of them become -1 and +1, more become 0..K-1
+    The names are a list in the order of the classes, or None where the labels stay as they are.
+    Raises ValueError for other labels, one class alone, other shapes, masked or missing entries, numbers that
+    are not finite, and an x whose squares would overflow or vanish.
     """
-    if x.dtype.kind not in "biuf" or y.dtype.kind not in "biuf":
-        raise ValueError(f"the data must be real numbers, not {x.dtype} and {y.dtype}")
+    columns = getattr(x, "columns", None)
+    x, y = unmasked("x", x), one_column(unmasked("y", y))
     if x.ndim != 2 or y.ndim != 1 or len(x) != len(y) or x.shape[1] < 1:
         raise ValueError(f"x must be (N, d) and y (N,) with one N and d >= 1, not {x.shape} and {y.shape}")
     if len(x) == 0:
         raise ValueError("the data hold no samples, at least one of each class is needed")
-    with np.errstate(over="ignore"):
-        x, y = x if x.dtype == np.float32 else x.astype(float), y.astype(float)
-    for name, array in (("x", x), ("y", y)):
-        bad = np.argwhere(~np.isfinite(array)).tolist()
-        if bad:
-            raise ValueError(f"the data must be finite, but {name}{bad[0]} is {array[tuple(bad[0])]}")
+    x = real_numbers(x, columns)
     largest = float(abs(x).max())  # a Python number, since float32 has no 1e50
     if not 1e-50 < largest < 1e50:
         raise ValueError(f"the largest entry of x must be in 1e-50..1e50, not {largest:g}; scale the data")
+    return x, *coded(y)
+
+
+def one_column(y):
+    """Labels of shape (N, 1) as (N,)."""
+    return y[:, 0] if y.shape[1:] == (1,) else y
+
+
+def real_numbers(x, columns=None):
+    """x (N, d) as floats; raises ValueError for what is no finite number, by its place or its column."""
+    if x.dtype.kind not in "biuf":
+        for (i, j), value in zip(np.ndindex(x.shape), x.ravel().tolist()):
+            if not isinstance(value, (numbers.Real, np.bool_)):
+                place = f"x[{i}, {j}]" if columns is None else f"its column {shown(str(columns[j]))!r}"
+                raise ValueError(f"x must hold real numbers, but {place} holds {shown(repr(value))}")
+    with np.errstate(over="ignore"):
+        x = x if x.dtype == np.float32 else x.astype(float)
+    for place in np.argwhere(~np.isfinite(x)).tolist()[:1]:
+        raise ValueError(f"the data must be finite, but x{place} is {x[tuple(place)]}")
+    return x
+
+
+def coded(y):
+    """Labels y (N,) in any form as floats, ±1 or 0..K-1, and the names of the classes or None: `labelled`."""
+    if y.dtype.kind not in "biuf":
+        cells = y.tolist()
+        word = [isinstance(cell, str) and not NUMBER.fullmatch(cell) for cell in cells]
+        for k, cell in enumerate(cells):
+            if not isinstance(cell, (str, numbers.Real)) or word[k] != word[0] or cell in MISSING:
+                expected = "the labels must be all numbers or all names of classes"
+                raise ValueError(f"{expected}, but y[{k}] is {shown(repr(cell))}")
+        if word[0]:
+            names, y = np.unique(cells, return_inverse=True)
+            if len(names) == 1:
+                raise ValueError(f"the labels are all {shown(cells[0])!r}, expected two classes or more")
+            return 2.0 * y - 1 if len(names) == 2 else y.astype(float), names.tolist()
+        truth = all(isinstance(cell, bool) for cell in cells)
+        y = np.array(cells if truth else [float(cell) for cell in cells])
+    for k in np.flatnonzero(~np.isfinite(y))[:1]:
+        raise ValueError(f"the data must be finite, but y[{k}] is {y[k]}")
+    if np.array_equal(np.unique(y), [0, 1]):
+        return 2 * y.astype(float) - 1, ["False", "True"] if y.dtype == bool else ["0", "1"]
     classes(y)
-    return x, y
+    return y.astype(float), None
 
 
 # ---------------------------------------------------------------------------------------------- read
 
 
 class Data(NamedTuple):
-    """What `read_data` returns; `said` is a line that tells what was understood."""
+    """What `read_data` returns; `said` is a line that reports what was understood."""
 
     x: np.ndarray  # (N, d), float64
     y: np.ndarray  # (N,), in ±1 or 0..K-1
@@ -114,38 +164,122 @@ class Data(NamedTuple):
 
 
 def read_data(path):
-    """The samples in an .npz with `x` (N, d) and `y` (N,) or (N, 1), or in a .csv or .tsv.
+    """The samples in an .npz with `x` and `y`, or in a .csv or .tsv as `read_table` reads it: see `labelled`.
 
-    How a table is read is said in `read_table`. Labels 0 and 1, or False and True, become -1 and +1.
-    Raises ValueError or OSError, naming the file and what is wrong with it.
+    Raises ValueError or OSError, which name the file and what is wrong with it.
     """
     path = pathlib.Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder, expected an .npz or .csv file")
     try:
         if path.suffix.lower() == ".npz":
-            (x, y), names, remarks = read_npz(path, ("x", "y")).values(), None, []
+            (x, y), remarks = read_npz(path, ("x", "y")).values(), []
         elif path.suffix.lower() in (".csv", ".tsv"):
-            x, y, names, remarks = read_table(path)
+            x, y, remarks = read_table(path)
         else:
             raise ValueError("expected a file that ends in .npz or .csv")
-        y = one_column(y)
-        if y.dtype.kind in "biuf" and np.array_equal(np.unique(y), [0, 1]):
-            y, names = 2.0 * y - 1, ["0", "1"]
-        x, y = check_data(x, y)
+        x, y, names = labelled(x, y)
     except ValueError as problem:
         raise ValueError(f"{path}: {problem}") from None
     values, counts = np.unique(y, return_counts=True)
     values = [f"{value:+g}" if len(values) == 2 else f"{value:g}" for value in values]
-    names = values if names is None else [f"{name} as {value}" for name, value in zip(names, values)]
-    found = listed([f"{shown(name)} ({count})" for name, count in zip(names, counts)])
+    names = values if names is None else [f"{shown(name)} as {value}" for name, value in zip(names, values)]
+    found = listed([f"{name} ({count})" for name, count in zip(names, counts)])
     said = f"{path}: {len(x)} samples, {counted(x.shape[1], 'feature')}, {len(values)} classes: {found}"
     return Data(x.astype(float), y, shown("; ".join([said, *remarks]), 1000))
 
 
-def one_column(y):
-    """Labels of shape (N, 1) as (N,)."""
-    return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas"}
+SAVE = "save the table as UTF-8 text separated by commas, with decimal points"
+
+
+def read_table(path):
+    """x (N, d), the labels (N,) as text, and remarks on what was understood, a list.
+
+    A line holds numbers and then a label, separated by commas, semicolons or tabs. The first line may name
+    the columns. The first column is left out if it has no name (pandas' index; R's row names, whose header
+    is one cell short) or, without a header, counts the lines.
+    Raises ValueError, which names the line and what is wrong with it or how to save the file, or OSError.
+    """
+    try:
+        lines = list(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""))
+        marks = [next((m for m in SEPARATORS if m in line), ",") for line in lines if line.strip()]
+        separator = mode(marks or [","])
+        reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+        rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+    except (UnicodeDecodeError, csv.Error) as problem:
+        raise ValueError(f"{problem}; {SAVE}") from None
+    rows = [(line, cells) for line, cells in rows if any(cells)]
+    header = rows[:1] if is_header(rows) else []  # the line and the names
+    rows, names = rows[len(header) :], header[0][1] if header else None
+    if not rows:
+        raise ValueError("the data hold no samples")
+    width = mode(len(cells) for _, cells in rows)
+    first = [cells[0] for _, cells in rows]
+    counts = width > 2 and len(rows) > 2 and first in ([str(k + j) for k in range(len(rows))] for j in (0, 1))
+    remarks = [f"header {listed([name or 'nameless' for name in names])}" if names else "no header"]
+    if names and len(names) == width - 1 and (counts or all(word[:1].isalpha() for word in first)):
+        names = ["", *names]
+        header = [(header[0][0], names)]
+    left_out = nameless(names[0]) if names else counts
+    for line, cells in header + rows:
+        if len(cells) != width or width < 2 + left_out:
+            expected = f"expected {max(width, 2 + left_out)} columns separated by {SEPARATORS[separator]}"
+            raise ValueError(f"line {line} has {counted(len(cells), 'column')}, {expected}; {SAVE}")
+    names = names or [f"column {j}" for j in range(1, width + 1)]
+    if any(map(nameless, names[1:-1])):
+        raise ValueError(f"each column but the first and the last needs a name, not {listed(names)}")
+    for line, cells in rows:
+        for name, cell in list(zip(names, cells))[left_out:-1]:
+            if not (NUMBER.fullmatch(cell) and math.isfinite(float(cell))):
+                expected = f"expected a finite number{'; ' + SAVE if ',' in cell else ''}"
+                raise ValueError(f"line {line} holds {shown(cell)!r} ({shown(name)}), {expected}")
+        if cells[-1] in MISSING:
+            raise ValueError(f"line {line} holds {cells[-1]!r} as its label, expected a number or a name")
+    if left_out:
+        remarks.append(f"left out: the first column ({listed(first, 3)}), which names or counts the lines")
+    elif counts:
+        remarks.append(f"the first column, {shown(names[0])}, counts the lines, and is taken as a feature")
+    table = np.array([cells for _, cells in rows])
+    return table[:, left_out:-1].astype(float), table[:, -1], remarks
+
+
+def is_header(rows):
+    """Whether the first of the rows (line, cells) names the columns: by words, or by 0, 1, 2, ....
+
+    A row that ends in the name of a class, which stands again below, is a sample. Raises ValueError for a row
+    that counts and may be either.
+    """
+    if not rows:
+        return False
+    (line, first), *below = rows
+    label, again = first[-1], first[-1] in {cells[-1] for _, cells in below} - {""}
+    counting = first[nameless(first[0]) :] if NUMBER.fullmatch(label) else first[nameless(first[0]) : -1]
+    counts = len(first) > 1 and counting == [str(j) for j in range(max(1, len(counting)))]
+    if counts and again and NUMBER.fullmatch(label):
+        raise ValueError(f"line {line} ({listed(first)}) may be a header or a sample, expected names there")
+    words = not any(NUMBER.fullmatch(cell) or cell in MISSING - {""} for cell in first)
+    return (words or counts) and not again
+
+
+def nameless(name):
+    """Whether a column has no name; pandas reads and writes such a one as Unnamed."""
+    return not name or name.startswith("Unnamed:")
+
+
+def shown(text, most=60):
+    """The text as it may stand in a line: without control characters, and cut to `most` characters."""
+    text = "".join(c if c.isprintable() else " " for c in text)
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def counted(n, what):
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
+def listed(items, most=10):
+    """The first few of the items, in one line."""
+    return ", ".join([shown(item) for item in items[:most]] + ["..."] * (len(items) > most))
 
 
 def read_npz(path, names):
@@ -281,4 +415,4 @@ def given(data, default):
     """x (N, d) and y (N,) of a study's `data`: such a pair, the name of a file, or None for the default."""
     if isinstance(data, (str, pathlib.Path)):
         return read_data(data)[:2]
-    return default if data is None else check_data(*map(np.asarray, data))
+    return default if data is None else labelled(*data)[:2]

@@ -13,7 +13,7 @@ import autograd.numpy as np
 from autograd.core import make_vjp
 
 from checks import as_parameters, as_runs, check_model, check_positive, check_separates
-from datasets import check_data, classes
+from datasets import classes, labelled
 from kinks import Choices, climb, groups, longest, scattered, taken
 from losses import LOSSES
 from solvers import NotSeparable, largest_linf_margin, least_norm, nearest_point, norm, unit  # noqa: F401
@@ -23,21 +23,28 @@ class Problem:
     """A model, the data and a loss: L(w) = Σ_i ℓ(q_i(w)), with the margins q_i = y_i Φ(w, x_i).
 
     model    from models.py, or any object with `size`, `degree` and a call Φ(w, x)
-    x, y     (N, d) and (N,); y is ±1 or, for a model with K >= 3 outputs, 0..K-1
+    x, y     the samples (N, d) and their labels (N,), ±1, 0 and 1, 0..K-1 or names: see `labelled`
     loss     "exp", ℓ(q) = e^-q, or "log", ℓ(q) = log(1 + e^-q) (slide "Problem Setups"; a sum, not a mean)
-    outputs  1 or K for data that are known to be good, such as a part of others; None checks and finds out
+    outputs  1 or K skips validation of float x and y in ±1 or 0..K-1; None validates and finds out
+
+    `y` becomes ±1 or, for a model with K >= 3 outputs, 0..K-1. `names` are the classes' names in that order,
+    or None where the labels stay as they are.
 
     With K classes the margins are the N (K-1) pairs Φ_{y_i} - Φ_j, j != y_i (slide "Extensions"). Then
     "log" is the cross-entropy, the logistic loss of -log Σ_j e^-(Φ_{y_i} - Φ_j), and "exp" is Σ_ij
-    e^-(Φ_{y_i} - Φ_j). Raises ValueError for data that `check_data` refuses, or a loss of another name.
+    e^-(Φ_{y_i} - Φ_j). Raises ValueError for data that `labelled` refuses, a model that `check_model`
+    refuses, or a loss of another name.
     """
 
     def __init__(self, model, x, y, loss="exp", outputs=None):
         if loss not in LOSSES:
             raise ValueError(f"the loss must be {' or '.join(LOSSES)}, not {loss!r}")
+        self.names = None
         if outputs is None:
-            x, y = check_data(np.asarray(x), np.asarray(y))
+            x, y, self.names = labelled(x, y)
             check_model(model, x, classes(y))
+        elif not len(x):
+            raise ValueError("the data hold no samples")
         self.model, self.loss, self.x, self.y = model, LOSSES[loss], x, y
         self.outputs = outputs or classes(y)
         K = self.outputs
@@ -46,7 +53,15 @@ class Problem:
 
     def margins(self, w):
         """q (..., N), or (..., N (K-1)) for K classes, at w (..., p)."""
-        return self.pairs(self.model(as_parameters(self.model, w), self.x))
+        w = as_parameters(self.model, w)
+        if not w.size:  # a model is never called without runs
+            return np.zeros((*w.shape[:-1], self.count))
+        return self.pairs(self.model(w, self.x))
+
+    @property
+    def count(self):
+        """M, how many margins there are: N, or N (K-1) for K classes."""
+        return len(self.y) * max(1, self.outputs - 1)
 
     def pairs(self, phi):
         """The margins of outputs Φ (..., N) or (..., N, K)."""
@@ -74,6 +89,8 @@ class Problem:
     def gradient(self, w):
         """log L (...) and u = ∂ log L = ∂L / L (..., p), finite even where L is not: one autograd call."""
         w = as_parameters(self.model, w)
+        if not w.size:
+            return np.zeros(w.shape[:-1]), np.zeros(w.shape)
         backward, phi = make_vjp(lambda w: self.model(w, self.x), w)
         log_loss, e, total = self.weights(self.pairs(phi))
         return log_loss, backward(self.pairs_transpose(e)) / -total
@@ -82,7 +99,7 @@ class Problem:
         """∂q_i(w) of all M margins: w (..., p) -> (..., M, p)."""
         w = as_parameters(self.model, w)
         each = w.reshape(-1, w.shape[-1])
-        which = np.arange(len(self.y) * max(1, self.outputs - 1))
+        which = np.arange(self.count)
         rows = self.rows(each, np.broadcast_to(which, (len(each), len(which))))
         return rows.reshape(*w.shape[:-1], *rows.shape[1:])
 
@@ -90,6 +107,8 @@ class Problem:
         """<∂q_m(w), direction> of all M margins at w (runs, p): (runs, M). The backward pass is linear in its
         weights, so that its derivative in them is the forward pass.
         """
+        if not len(w):
+            return np.zeros((0, self.count))
         backward, q = make_vjp(self.margins, w)
         forward, _ = make_vjp(backward, np.zeros(q.shape))
         return forward(direction)
@@ -101,6 +120,8 @@ class Problem:
         is called for one sample after the other. `context(part)` is entered for each call, where `part`
         indexes the pairs (run, K) that it is for.
         """
+        if not which.size:
+            return np.zeros((*which.shape, w.shape[-1]))
         x, c = self.x[self.sample(which)], self.contrast(which)
         if self.takes_runs:
             copies = np.repeat(w, which.shape[1], 0)

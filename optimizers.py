@@ -55,7 +55,7 @@ class Conditioner:
         )
 
     def begin(self, w):
-        """S at t = 0, for w (runs, p)."""
+        """S before the first gradient, any array whose first axis is the runs: zeros like w (runs, p)."""
         return np.zeros_like(w)
 
     def add(self, S, g2):
@@ -196,7 +196,7 @@ class State(NamedTuple):
     """All runs at one moment: arrays over the runs, never changed in place. `_asdict()` is a checkpoint."""
 
     w: np.ndarray  # (runs, p) the parameters
-    S: np.ndarray  # (runs, p), or (runs, ...) as it begins: the conditioner's sum or integral
+    S: np.ndarray  # (runs, ...) the conditioner's sum or integral, as its `begin` has it
     h: np.ndarray  # (runs, p) the conditioner: of the update just made, or of the flow's present time
     log_loss: np.ndarray  # (runs,) log L at w
     u: np.ndarray  # (runs, p) ∂ log L at w

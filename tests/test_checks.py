@@ -9,8 +9,8 @@ import pytest
 import experiments
 from checks import check_conditioner
 from datasets import default_data
-from limits import ascend, margin_flow
-from minibias import Problem, approximate_kkt, certificate, normalised_margin, predict
+from limits import ascend, margin_flow, rest
+from minibias import Problem, approximate_kkt, certificate, certify, normalised_margin, predict
 from models import MLP, Linear
 from optimizers import CONDITIONERS, GD, AdaGrad, Conditioner, Flow, RMSProp, descend, follow
 
@@ -75,7 +75,8 @@ def functions(problem):
     yield lambda w: normalised_margin(problem, w), 1
     yield lambda w: descend(problem, AdaGrad(), w, 0.1, 1), 1
     yield lambda w: follow(problem, AdaGrad(), w, (5.0,)), 1
-    for function in (certificate, predict, approximate_kkt, margin_flow, ascend):
+    yield lambda w: rest(problem, AdaGrad(), w), 1
+    for function in (certificate, certify, predict, approximate_kkt, margin_flow, ascend):
         yield lambda w, h, function=function: function(problem, w, h), 2
 
 
@@ -100,65 +101,91 @@ def test_predictions_and_limits_start_from_w_that_separate():
             function(problem, [[2.0, 1, 3], [-2, 1, 3]], np.ones((2, 3)))
 
 
-class Nothing:
-    pass
-
-
-class OnlyAdd(Conditioner):
-    def add(self, S, g2):
-        return S + g2
-
-
 def broken(base, **methods):
     return type("Mine", (base,), methods)()
 
 
+class OwnState(Conditioner):
+    """The largest average so far, AMSGrad's without momentum, wrongly kept in self."""
+
+    largest = 0
+
+    def add(self, S, g2):
+        return self.b * S + (1 - self.b) * g2
+
+    def relax(self, S, g2, log_g2, log_dt):
+        return g2 + (S - g2) * np.exp((self.b - 1) * np.exp(log_dt))
+
+    def inverse_square(self, S, t):
+        self.largest = np.maximum(self.largest, S)
+        return self.eps + self.largest
+
+
+class Largest(Conditioner):
+    """The same in S (runs, 2, p): the average, and the largest so far."""
+
+    def begin(self, w):
+        return np.zeros((len(w), 2, w.shape[1]))
+
+    def pair(self, S, average):
+        return np.stack([average, np.maximum(S[:, 1], average)], 1)
+
+    def add(self, S, g2):
+        return self.pair(S, self.b * S[:, 0] + (1 - self.b) * g2)
+
+    def relax(self, S, g2, log_g2, log_dt):
+        return self.pair(S, g2 + (S[:, 0] - g2) * np.exp((self.b - 1) * np.exp(log_dt)))
+
+    def inverse_square(self, S, t):
+        return self.eps + S[:, 1]
+
+    def inverse_square_at_0(self, g2):
+        return self.eps + 0 * g2
+
+
 WRONG_CONDITIONERS = {
     "class": (AdaGrad, "must be an object, not the class: AdaGrad()"),
-    "no methods": (Nothing(), "Nothing is no conditioner, it lacks the method add"),
+    "no methods": (object(), "object is no conditioner, it lacks the method begin"),
     "a root": (broken(AdaGrad, inverse_square=lambda self, S, t: 1 / np.sqrt(self.eps + S)), "must not fall"),
-    "negative": (broken(AdaGrad, inverse_square=lambda self, S, t: -self.eps - S), "above 0"),
-    "one number": (broken(AdaGrad, inverse_square=lambda self, S, t: self.eps + S.sum(-1)), "as (runs, p)"),
+    "one number": (
+        broken(AdaGrad, inverse_square=lambda self, S, t: self.eps + S.sum(-1)),
+        "Mine.inverse_square must return shape (2, 3), not (2,)",
+    ),
     "dt for its log": (broken(AdaGrad, relax=lambda self, S, g2, log_g2, dt: S + dt * g2), "agree with add"),
-    "no growth": (broken(AdaGrad, relax=lambda self, S, g2, log_g2, log_dt: S), "agree with add"),
     "another sum": (broken(AdaGrad, add=RMSProp.add), "agree with add"),
-    "steps of one coordinate": (
-        broken(AdaGrad, inverse_square=lambda self, S, t: self.eps + S.sum(-1, keepdims=True) + 0 * S),
-        "longest = Conditioner.longest finds it by bisection",
+    "no forgetting": (
+        broken(RMSProp, relax=lambda self, S, g2, l, d: S + (1 - self.b) * np.exp(l + d)),
+        "agree with add",
     ),
     "mixed runs": (
         broken(AdaGrad, inverse_square=lambda self, S, t: self.eps + S.sum() + 0 * S),
-        "Mine.inverse_square mixes the runs",
+        "Mine.inverse_square mixes the runs: one depends on the others (is an axis=-1 missing?)",
     ),
-    "sums mixed": (broken(AdaGrad, add=lambda self, S, g2: S + g2.sum(0)), "Mine.add mixes the runs"),
     "a step of each run": (
         broken(AdaGrad, longest=lambda self, *args: AdaGrad.longest(self, *args).min(-1)),
-        "longest must be (runs, p) or (runs, 1), not (2,)",
+        "Mine.longest must return shape (2, 3), not (2,)",
     ),
-    "no epsilon": (broken(AdaGrad, inverse_square=lambda self, S, t: 1.0 * S), "is ε missing?"),
-    "half of S forgotten": (  # with a closed form that takes S to grow
-        broken(
-            AdaGrad,
-            add=lambda self, S, g2: S / 2 + g2,
-            relax=lambda self, S, g2, log_g2, log_dt: S + (2 * g2 - S) * -np.expm1(-np.exp(log_dt) / 2),
-        ),
-        "longest = Conditioner.longest finds it by bisection",
+    "no epsilon": (
+        broken(AdaGrad, inverse_square=lambda self, S, t: 1.0 * S),
+        "Mine.inverse_square_at_0 must be h^-2, finite and above 0, also at S = 0: is ε missing?",
     ),
-    "nothing returned": (
-        broken(AdaGrad, add=lambda self, S, g2: None),
-        "Mine fails at S and g² of shape (2, 3)",
+    "nothing returned": (broken(AdaGrad, add=lambda self, S, g2: None), "Mine.add must return shape (2, 3)"),
+    "shapes that do not fit": (
+        broken(AdaGrad, add=lambda self, S, g2: S + np.ones(5)),
+        "Mine.add fails at arguments of shape (2, 3), (2, 3): operands could not be broadcast",
+    ),
+    "no runs in S": (
+        broken(AdaGrad, begin=lambda self, w: np.zeros(3)),
+        "(2, ...), 2 being the runs, not (3,)",
     ),
     "in place": (broken(AdaGrad, add=lambda self, S, g2: np.add(S, g2, out=S)), "not change it in place"),
     "no eps": (broken(AdaGrad, __init__=lambda self: None), "has no attribute 'eps'"),
-    "no forgetting": (
-        broken(RMSProp, relax=lambda self, S, g2, l, d: S + (1 - self.b) * np.exp(l + d)),
-        "agree",
-    ),
+    "state in self": (OwnState(), "OwnState must keep what it remembers in S, which begin(w) begins"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG_CONDITIONERS)
-def test_a_wrong_conditioner_is_told_before_it_moves_anything(name):
+def test_a_wrong_conditioner_is_refused_before_it_moves_anything(name):
     conditioner, said = WRONG_CONDITIONERS[name]
     problem = Problem(MLP((2, 1, 1)), X, Y)
     with pytest.raises(ValueError, match=re.escape(said)):
@@ -166,8 +193,63 @@ def test_a_wrong_conditioner_is_told_before_it_moves_anything(name):
 
 
 def test_a_conditioner_that_lacks_a_method_names_it():
-    with pytest.raises(NotImplementedError, match="OnlyAdd must define inverse_square"):
-        check_conditioner(OnlyAdd())
+    with pytest.raises(NotImplementedError, match="Mine must define inverse_square"):
+        check_conditioner(broken(Conditioner, add=AdaGrad.add))
+
+
+def test_S_may_have_any_shape_after_the_runs():
+    problem, w = Problem(MLP((2, 1, 1)), X, Y), MLP((2, 1, 1)).init(np.random.default_rng(0), 4)
+    state, _ = descend(problem, Largest(), w, 0.01, 50)
+    assert state.S.shape == (4, 2, 3) and (state.S[:, 1] >= state.S[:, 0]).all()
+    alone, _ = descend(problem, Largest(), w[1:2], 0.01, 50)
+    np.testing.assert_allclose(alone.w, state.w[1:2], rtol=1e-12)
+    state, *_ = follow(problem, Largest(), w, (0.0,))
+    assert (state.log_loss[state.alive] <= 0).all()
+
+
+class Looping(Own):
+    """A model of one's own that goes through its runs one by one, and is not made for none."""
+
+    def __call__(self, w, x):
+        assert len(w) and x.shape[-2]
+        return anp.stack([(x @ v[:2]) * v[2] for v in w])
+
+    def init(self, rng, runs):
+        return rng.uniform(-1, 1, (runs, 3))
+
+
+@pytest.mark.parametrize("labels", [Y, np.tile([1.0, -1.0], 50)])
+def test_a_model_is_never_called_without_runs(labels):
+    problem = Problem(Looping(), X, labels)
+    none = np.zeros((0, 3))
+    for function, arguments in functions(problem):
+        function(*[none] * arguments)
+    assert problem.margins(none).shape == (0, 100) and problem.jacobian(none).shape == (0, 100, 3)
+    assert problem.slopes(none, none).shape == (0, 100)
+    # neither where no run separates the data
+    w = np.array([[1.0, 1, -1], [-2, 0.5, 1]])
+    assert (problem.margins(w).min(-1) < 0).all() and np.isnan(certificate(problem, w, np.ones((2, 3)))).all()
+    found = experiments.direction(model=Looping(), data=(X, labels), runs=2, steps=3, optimizers="gd")
+    assert len(found["results"]) == 3
+    with pytest.raises(ValueError, match="no samples"):
+        Problem(Looping(), X[:0], Y[:0], outputs=1)
+
+
+def test_masked_arrays_are_refused_wherever_arrays_enter():
+    masked = lambda a: np.ma.array(a, mask=np.arange(np.size(a)).reshape(np.shape(a)) == 1)
+    for x, y in ((masked(X), Y), (X, masked(Y)), (list(masked(X)), Y)):
+        for door in (
+            lambda *data: Problem(MLP((2, 1, 1)), *data),
+            lambda *data: experiments.direction(data=data),
+        ):
+            with pytest.raises(ValueError, match="has masked entries"):
+                door(x, y)
+    problem, good = Problem(MLP((2, 1, 1)), np.ma.array(X), np.ma.array(Y)), np.array([[2.0, 1.0, 3.0]])
+    assert type(problem.x) is type(problem.y) is np.ndarray  # nothing is masked there
+    for function, arguments in functions(problem):
+        for k in range(arguments):
+            with pytest.raises(ValueError, match="wh"[k] + " has masked entries"):
+                function(*[masked(good) if j == k else good for j in range(arguments)])
 
 
 @pytest.mark.parametrize(
@@ -229,20 +311,9 @@ class OneSum(AdaGrad):
         return np.log(fraction * (self.eps + S[:, :1])) - np.log(g2.sum(-1, keepdims=True))
 
 
-class Layers(AdaGrad):
-    """Another rate for each layer of a network of six parameters."""
-
-    longest = Conditioner.longest
-
-    def inverse_square(self, S, t):
-        return (self.eps + S) * np.array([1.0, 1, 1, 1, 4, 4])
-
-
-def test_conditioners_that_know_their_columns_pass():
-    problem = Problem(MLP((2, 2, 1)), X, Y)
-    for conditioner in (OneSum(), Layers()):
-        state, *_ = follow(problem, conditioner, np.ones((2, 6)), (0.0,))
-        assert (state.log_loss <= 0).all()
+def test_a_conditioner_that_knows_its_columns_passes():
+    state, *_ = follow(Problem(MLP((2, 2, 1)), X, Y), OneSum(), np.ones((2, 6)), (0.0,))
+    assert (state.log_loss <= 0).all()
 
 
 @pytest.mark.parametrize("name", list(CONDITIONERS))
