@@ -108,8 +108,8 @@ def figure(found):
     title = r"$\beta = h / h_\infty$ tends to 1 (GD's is 1)"
     panel(beta, FAR, r"$\max_j |\beta_j - 1|$", title, yscale="log")
     panel(kkt, FAR, "KKT defects of the proof", "approximate KKT points", xscale="log", yscale="log")
-    kinds = [("-", r"$\varepsilon_i$"), ("--", r"$\delta_i$")]
-    kinds = [entry(label, color="0.3", ls=dash) for dash, label in kinds]
+    labels = (("-", r"$\varepsilon_i$"), ("--", r"$\delta_i$"))
+    kinds = [entry(label, color="0.3", ls=dash) for dash, label in labels]
     kkt.legend(handles=kinds, fontsize=9, frameon=False, loc="lower left")
     name_above(figure, found["proof"])
     return figure
@@ -293,7 +293,7 @@ class Case:
 
     @property
     def snapshots(self):
-        """`discrete` without momentum."""
+        """The runs without momentum."""
         return {t: part(state, slice(self.runs)) for t, state in self.discrete.items()}
 
     @property
@@ -373,7 +373,7 @@ class Qian:
     about = "an example"
 
     def conclude(self):
-        """There is nothing to forget: what the statements ask for is all there is."""
+        """There is nothing to forget."""
 
     @cached_property
     def directions(self):

@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 
+import plots
 from checks import check_counts, chosen, learning_rates
 from datasets import classes, default_data, given
 from jobs import say, silent, spread, timed, with_nulls
@@ -24,20 +25,7 @@ from minibias import (
 )
 from models import MLP, Linear
 from optimizers import conditioners, descend
-from plots import (
-    EAST,
-    FAR,
-    NORTH,
-    angle_of,
-    colour,
-    decision_line,
-    globe,
-    groups,
-    named,
-    new_figure,
-    normal,
-    points,
-)
+from plots import FAR, angle_of, colour, groups, new_figure, normal
 
 FORMS = ("discrete", "flow", "limit")
 WAY = (-1.0, -1.5, -2.0, -3.0, -5.0, -10.0, AT_REST / 2, AT_REST)  # log L where a way to a limit is recorded
@@ -149,28 +137,32 @@ def figure(found):
 
     A neuron in the plane has its h_∞ on the positive octant and its ways to the limits too.
     """
-    if in_plane(found):
+    if in_the_plane(found["model"]):
         heights = [3, 2.8, 3.7] if found["ways"] and predicted(found) else [3, 3.7]
         figure = new_figure(11, sum(heights))
         top, *middle, bottom = figure.subfigures(len(heights), 1, height_ratios=heights)
-        draw_octants(top, found)
+        optimizers = groups(found["results"], "optimizer").values()
+        for axes, own in zip(top.subplots(1, len(optimizers), squeeze=False)[0], optimizers):
+            plots.octant(axes, own)
+        words = r"directions of $h_\infty$ of all runs on the positive octant; star: $(1,1,1)/\sqrt{3}$"
+        top.suptitle(words, fontsize=11)
         for part in middle:
             draw_ways(part, found)
         *left, right = bottom.subplots(1, 3 if predicted(found) else 2)
-        draw_decisions(right, found)
+        plots.decisions(right, *found["data"].values(), found["results"], found["model"], neuron=True)
     else:
         plane = found["data"]["x"].shape[1] == 2 and set(found["data"]["y"]) == {-1, 1}
         panels = 2 + bool(predicted(found)) + plane
         figure = new_figure(*((11, 7.6) if panels == 4 else (14, 3.8)))
         right, *left = figure.subplots(*((2, 2) if panels == 4 else (1, panels))).ravel()
         angle = lambda r: angle_to_ones(r["h_inf"])
-        draw_strips(right, found["results"], angle, r"angle of $h_\infty$ to $(1,\ldots,1)$ (degrees)")
+        plots.strips(right, found["results"], angle, r"angle of $h_\infty$ to $(1,\ldots,1)$ (degrees)")
         if plane:
-            draw_decisions(left[-1], found)
+            plots.decisions(left[-1], *found["data"].values(), found["results"], found["model"])
     draw_margins(left[0], found)
     if predicted(found):
         label = "distance of the limit's direction\nto the predicted one"
-        draw_strips(left[1], predicted(found), errors, label)
+        plots.strips(left[1], predicted(found), errors, label)
         left[1].set_yscale("log")
     return figure
 
@@ -363,13 +355,6 @@ def reason(status, r, mine, x):
 
 # ------------------------------------------------------------------------------------ what is drawn
 
-MARKS = {"discrete": "o", "flow": "x", "limit": "+"}
-WIDTHS = {"adam": 4.5, "rmsprop": 2.8, "gd": 1.0}  # of lines that end on each other, so that all are seen
-
-
-def in_plane(found):
-    return in_the_plane(found["model"]) and found["data"]["x"].shape[1] == 2
-
 
 def errors(r):
     """The distances of a limit's directions to the predicted ones, for a logarithmic axis."""
@@ -379,21 +364,6 @@ def errors(r):
 def predicted(found):
     """The results of form limit with a prediction."""
     return [r for r in found["results"] if r["form"] == "limit" and np.isfinite(errors(r)).any()]
-
-
-def draw_octants(part, found):
-    """h_∞ / ||h_∞|| of each optimizer on the positive octant, seen along (1, 1, 1)."""
-    optimizers = groups(found["results"], "optimizer")
-    for axes, own in zip(part.subplots(1, len(optimizers), squeeze=False)[0], optimizers.values()):
-        globe(axes)
-        for r in own:
-            style = {"color": colour(r["optimizer"]), "ms": 5, "mfc": "none", "alpha": 0.7}
-            h = unit(r["h_inf"])
-            axes.plot(h @ EAST, h @ NORTH, MARKS[r["form"]], **style)
-        axes.plot(0, 0, "*", ms=13, mfc="none", mec="#CC79A7", mew=1.3)
-        axes.set_title(named(own[0]["optimizer"]))
-    words = r"directions of $h_\infty$ of all runs on the positive octant; star: $(1,1,1)/\sqrt{3}$"
-    part.suptitle(words, fontsize=11)
 
 
 def draw_ways(part, found):
@@ -420,74 +390,12 @@ def draw_ways(part, found):
     part.suptitle(words, fontsize=11)
 
 
-def draw_strips(axes, results, key, label):
-    """One strip of marks per optimizer, the forms side by side."""
-    optimizers, forms = (list(groups(results, name)) for name in ("optimizer", "form"))
-    for r in results:
-        place = optimizers.index(r["optimizer"]) + 0.8 * ((forms.index(r["form"]) + 0.5) / len(forms) - 0.5)
-        values = key(r)
-        jitter = (np.arange(len(values)) * 0.618034) % 1 - 0.5  # even, and the same every time
-        style = {"color": colour(r["optimizer"]), "ms": 4, "mfc": "none", "alpha": 0.7}
-        axes.plot(place + 0.5 / len(forms) * jitter, values, MARKS[r["form"]], **style)
-    tilt = {"rotation": 25, "ha": "right"} if len(optimizers) > 4 else {}
-    axes.set_xticks(range(len(optimizers)), map(named, optimizers), fontsize=8, **tilt)
-    axes.set(ylabel=label, xlim=(-0.6, len(optimizers) - 0.4))
-    axes.grid(axis="y", color="0.9")
-
-
 def draw_margins(axes, found):
     """The normalised margins, with a legend of the forms."""
     margin = lambda r: r["margin"]
-    draw_strips(axes, found["results"], margin, r"normalised margin $q_{\min}/\|w\|^D$")
+    plots.strips(axes, found["results"], margin, r"normalised margin $q_{\min}/\|w\|^D$")
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, -0.3 * high) if high > 0 else low)  # far below 0 are runs that do not separate
     for form in groups(found["results"], "form"):
-        axes.plot([], [], MARKS[form], color="0.3", mfc="none", label=form)
+        axes.plot([], [], plots.MARKS[form], color="0.3", mfc="none", label=form)
     axes.legend(fontsize=8, ncols=3, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-
-
-def draw_decisions(axes, found):
-    """Data in the plane, with what every optimizer decides by: the lines of a neuron at all predicted points.
-
-    Without predictions they are those at the end of the last form. Of other models it shows where the first
-    run that is ok ends: its boundary, and dotted the kinks of its units. The support vectors are ringed.
-    """
-    (x, y), model, neuron = found["data"].values(), found["model"], in_plane(found)
-    points(axes, x, y)
-    reach = 1.25 * np.linalg.norm(x, axis=1).max()
-    last = {r["optimizer"]: r for r in found["results"]}
-    for k, optimizer in enumerate(sorted(last, key=lambda o: -WIDTHS.get(o, 1.6))):
-        r, hue = last[optimizer], colour(optimizer)
-        w = np.array(r.get("predicted", r["w"]) if neuron else r["w"], float)
-        w = w[np.isfinite(w).all(-1) & (r["status"] == "ok")]
-        if not len(w):
-            continue
-        style = {"color": hue, "lw": WIDTHS.get(optimizer, 1.6), "zorder": 1 + k / 10}
-        if neuron:
-            lines = np.unique(unit(normal(w)).round(4), axis=0)
-            style |= {"lw": 0.9} if len(lines) > 4 else {}  # a fan
-            for line in lines:
-                axes.plot(*decision_line(line, reach), **style)
-        else:
-            w = w[:1]
-            draw_boundary(axes, model, w[0], reach, style)
-        axes.plot([], [], color=hue, lw=style["lw"], label=named(optimizer))
-        q = y * model(w, x)
-        support = (q <= (1 + 1e-6) * q.min(-1, keepdims=True)).any(0)
-        axes.plot(*x[support].T, "o", ms=13 - 2 * k, mfc="none", mec=hue, mew=1, zorder=3)
-    axes.plot([], [], "o", ms=9, mfc="none", mec="0.4", label="support vectors")
-    axes.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach), xlabel="$x_1$", ylabel="$x_2$")
-    axes.set_title("decision lines, all runs" if neuron else "boundaries, one run; kinks dotted", fontsize=10)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
-
-
-def draw_boundary(axes, model, w, reach, style):
-    """Where Φ(w, .) = 0 in the plane and, dotted, the kinks of the units in the first hidden layer."""
-    across = np.linspace(-reach, reach, 241)
-    grid = np.stack(np.meshgrid(across, across), -1).reshape(-1, 2)
-    values = model(w, grid).reshape(len(across), -1)
-    hue, width, zorder = style.values()
-    axes.contour(across, across, values, [0], colors=[hue], linewidths=width, zorder=zorder)
-    if getattr(model, "degree", 1) > 1 and hasattr(model, "sizes"):
-        for n in w[: 2 * model.sizes[1]].reshape(-1, 2):  # to one side, so that dots coincide
-            axes.plot(*decision_line(n if tuple(n) > (0, 0) else -n, reach), ":", color=hue, lw=1, zorder=1)

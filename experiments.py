@@ -57,6 +57,7 @@ def main(argv=None):
     """
     if argv is None:
         sys.stdout.reconfigure(errors="replace")  # a terminal without ε must not cost a result
+    jobs.keep_freed_memory()
     try:
         return run(vars(parser().parse_args(argv)))
     except BrokenPipeError:  # whoever read the table has read enough, as `head` does

@@ -1,4 +1,4 @@
-"""The tests run as the commands do, BLAS with one thread, and use a second core.
+"""The tests run as the commands do, BLAS with one thread and freed memory kept, and use a second core.
 
 A module may say in AHEAD = [(function, *arguments), ...] what its fixture `computed_ahead` is to hold. A
 process beside this one computes it, from the beginning, while this one runs the tests that do without.
@@ -12,6 +12,10 @@ import pytest
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ[name] = "1"  # before NumPy is imported
+
+import jobs  # noqa: E402
+
+jobs.keep_freed_memory()
 
 
 def pytest_collection_modifyitems(items):
@@ -28,7 +32,7 @@ def beside(request):
     """The futures of every AHEAD that is asked for, by module."""
     ahead = dict.fromkeys(item.module for item in request.session.items if waits(item))
     others = {item.module for item in request.session.items} - set(ahead)
-    with ProcessPoolExecutor(1 if others else 2, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1 if others else 2, get_context("spawn"), jobs.keep_freed_memory) as pool:
         yield {m.__name__: [pool.submit(*call) for call in m.AHEAD] for m in ahead}
         pool.shutdown(cancel_futures=True)  # what nobody waits for any more, as after pytest -x
 
