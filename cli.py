@@ -12,7 +12,6 @@ import time
 import experiments
 import figures
 import film
-import image_figures
 import maps
 import mnist
 import paths
@@ -62,23 +61,22 @@ def claims_table(args):
 
 
 def margin(args):
-    return image_study(args, mnist.margin, image_figures.margin)
+    return image_study(args, mnist.margin)
 
 
 def epsilon(args):
-    return image_study(args, mnist.epsilon, lambda found: image_figures.epsilon(mnist.summarise(found)))
+    return image_study(args, mnist.epsilon)
 
 
-def image_study(args, study, draw):
+def image_study(args, study):
+    args.train = args.train or mnist.images_for(args.limit)
     images = read_images(args.data or mnist.SHIPPED, args.train, args.test)
     print(images.said)
     out = prepared(args)
     here = {"folder": out / f"{args.study}.runs", "report": Progress(args.study)}
     found = study(images=images, **here, **settings(args))
-    lines = found.pop("remarks")
-    written = publish(args, out, draw(found["results"]), found)
-    lines += [*tables.images(mnist.summarise(found["results"])), *tables.answers(found["answers"])]
-    return written, lines
+    content = {name: found[name] for name in ("results", "answers")}
+    return publish(args, out, mnist.figure(found), content), mnist.table(found)
 
 
 def crossover(args):
@@ -159,9 +157,9 @@ class Progress:
         share = sum(shares) / len(shares)
         self.first = share if self.first is None else self.first
         when = f"; {word}" if word else ""
-        if share > self.first and not word:
+        if share > self.first:
             left = (time.monotonic() - self.begun) / (share - self.first) * (1 - share)
-            when = f", about {left / 60:.0f} min left" if left > 90 else f", about {left:.0f} s left"
+            when += f", about {left / 60:.0f} min left" if left > 90 else f", about {left:.0f} s left"
         text = f"{self.label}: {shares.count(1.0)} of {len(shares)} done, {100 * share:.0f} %{when}"
         width = shutil.get_terminal_size().columns - 1
         print(f"\r{text[:width]:{width}}", end="\n" if share == 1 else "", file=sys.stderr, flush=True)

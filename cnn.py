@@ -14,7 +14,7 @@ import math
 import numpy as np
 from autograd.core import make_vjp
 from autograd.extend import defvjp, notrace_primitive, primitive
-from autograd.numpy import stack
+from autograd.numpy import concatenate, stack
 from numpy.lib.stride_tricks import as_strided
 
 from minibias import Problem
@@ -152,7 +152,7 @@ def left_right(z):
 
 @notrace_primitive
 def winners(z, clarke):
-    """ReLU(max over each 2 x 2 window of z), (R', c, C', N), and the choice that it amounts to, untraced.
+    """The choice that ReLU(max over each 2 x 2 window of z), (R', c, C', N), amounts to, for `pool`.
 
     The maximum comes first: ReLU is monotone, so that the order makes no difference to the function, and a
     quarter of the work is left. The choice is `right` (2R', c, C', N), whether in a window's row the right
@@ -166,17 +166,12 @@ def winners(z, clarke):
     top = np.maximum(upper, lower)
     factor = derivative(top, 0.0, clarke)
     below = factor * (lower > upper)
-    return top * factor, (right > left, factor - below, below)
+    return right > left, factor - below, below
 
 
 @primitive
-def pool(z, choice, value=None):
-    """The linear map that a choice of `winners` makes of z: (R, c, C, N) -> (R', c, C', N).
-
-    `value` is the result, if it is known.
-    """
-    if value is not None:
-        return value
+def pool(choice, z):
+    """The linear map that a choice of `winners` makes of z: (R, c, C, N) -> (R', c, C', N)."""
     right, upper, lower = choice
     chosen = np.where(right, *left_right(z)[::-1])
     return chosen[0::2] * upper + chosen[1::2] * lower
@@ -198,8 +193,8 @@ def unpool(g, choice, shape):
     return z
 
 
-defvjp(pool, lambda ans, z, choice, value=None: lambda g: unpool(g, choice, z.shape), argnums=(0,))
-defvjp(unpool, lambda ans, g, choice, shape: lambda outer: pool(outer, choice), argnums=(0,))
+defvjp(pool, lambda ans, choice, z: lambda g: unpool(g, choice, z.shape), argnums=(1,))
+defvjp(unpool, lambda ans, g, choice, shape: lambda outer: pool(choice, outer), argnums=(0,))
 
 
 class CNN:
@@ -269,6 +264,8 @@ class CNN:
     def __call__(self, w, x):
         """Φ at w (..., p) for images x (N, side²) or their `patches`: (..., N, K), run after run."""
         p = self.patches(x) if x.ndim == 2 else x
+        if w.ndim > 1 and len(w) == 1:  # so that the gradient is not added to zeros, as that of w[0] is
+            return self(w.reshape(-1), p)[None]
         if w.ndim > 1:
             return stack([self(w[run], p) for run in range(len(w))])
         W_1, W_2, W_3, W_4 = split(w, self.shapes, self.dtype)
@@ -279,9 +276,7 @@ class CNN:
 
     def pooled(self, z):
         """ReLU and pooling of z (R, c, C, N): (R', c, C', N)."""
-        value, own = winners(z, self.clarke)
-        choice = choose(lambda: own)
-        return pool(z, choice, value if choice is own else None)
+        return choose(pool, z, winners, self.clarke)
 
 
 class Blocks(Problem):
@@ -301,7 +296,7 @@ class Blocks(Problem):
                 part.x = model.patches(part.x)
 
     def margins(self, w):
-        return np.concatenate([part.margins(w) for part in self.parts], -1)
+        return concatenate([part.margins(w) for part in self.parts], -1)
 
     def gradient(self, w):
         """log L = logsumexp_B log L_B and u = Σ_B e^(log L_B - log L) u_B over the blocks B.

@@ -222,7 +222,7 @@ def flag(sub, name, type, default, help, **more):
 def image_flags(sub, optimizers, steps, eps=True):
     """The flags of the studies on MNIST."""
     common(sub, "log", mnist.rates, optimizers, eps)
-    flag(sub, "train", count, 1000, "the first so many training images (%(default)s)")
+    flag(sub, "train", count, None, "the first so many training images (1000, with --limit 200)")
     flag(sub, "test", count, 2000, "the first so many test images (%(default)s)")
     flag(sub, "steps", count, steps, "full-batch steps, from 1 on (%(default)s)")
     flag(sub, "momentum", below_one, 0.0, MOMENTUM)
@@ -233,6 +233,10 @@ def image_flags(sub, optimizers, steps, eps=True):
     flag(sub, "data", filled, None, shown, metavar="FILE-OR-FOLDER")
     shown = "after the steps go on with the flow (Euler, later Runge-Kutta-Chebyshev) to log L < -1000"
     sub.add_argument("--flow", action="store_true", help=shown)
+    shown = "go on from the flow, at log L < -60 or its end, by the margin flow to a KKT point: "
+    shown += "about XX minutes for a run on a core"
+    sub.add_argument("--limit", action="store_true", help=shown)
+    flag(sub, "residual", positive, 1e-2, "KKT residual at which --limit ends (%(default)s)")
     shown = "tcp://HOST:PORT of a Dask cluster that does the runs, in place of processes"
     flag(sub, "dask", filled, None, shown, metavar="ADDRESS")
     shown = "ignore checkpoints and finished runs of an earlier start"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from autograd.core import make_vjp
 
-from models import held, recorded
+from models import compared, held, recorded
 from solvers import norm, unit
 
 
@@ -41,6 +41,8 @@ class Rows(NamedTuple):
 
 def packed(pieces):
     """The same with the padding last, and no longer than it must be."""
+    if pieces.real.all():
+        return pieces
     order = np.argsort(~pieces.real, axis=1, kind="stable")[:, : max(1, pieces.real.sum(1).max(initial=0))]
     return type(pieces)(*(along(a, order) for a in pieces))
 
@@ -66,6 +68,18 @@ def scattered(parts, runs):
     return packed(type(parts[0][1])(*full))
 
 
+def samples(few, many):
+    """The axis of the samples in arrays of a call with two samples, beside those of one with three."""
+    axes = []
+    for a, b in zip(few, many):
+        axis = [k - a.ndim for k in range(a.ndim) if a.shape[k] != b.shape[k]]
+        if a.ndim != b.ndim or len(axis) != 1 or len(few) != len(many):
+            about = f"one has shape {a.shape} for two samples and {b.shape} for three"
+            raise ValueError(f"a choice of a model must have one axis of samples, {about}")
+        axes.append(axis[0])
+    return axes
+
+
 class Choices:
     """How a model's calls lay out their choices: which axis is the samples', and how many there are.
 
@@ -78,21 +92,19 @@ class Choices:
         w = np.random.default_rng(0).normal(size=(1, problem.model.size))
         calls = []
         for n in (2, 3):
+            x = problem.x[np.zeros(n, int)]
             with recorded() as choices:
-                problem.model(w, problem.x[np.zeros(n, int)])
-            calls.append(choices)
-        self.tuples = [len(c) if isinstance(c, tuple) else 0 for c in calls[0]]
-        few, many = map(flat, calls)
-        self.axes, self.shapes, self.dtypes = [], [], [a.dtype for a in few]
-        for a, b in zip(few, many):
-            axis = [k - a.ndim for k in range(a.ndim) if a.shape[k] != b.shape[k]]
-            if a.ndim != b.ndim or len(axis) != 1 or len(few) != len(many):
-                about = f"one has shape {a.shape} for two samples and {b.shape} for three"
-                raise ValueError(
-                    f"a choice of {type(problem.model).__name__} must have one axis of samples, {about}"
-                )
-            self.axes.append(axis[0])
-            rest = np.moveaxis(a, axis[0], 0).shape[1:]
+                problem.model(w, x)
+            with compared(choices) as pairs:
+                problem.model(w, x)
+            calls.append((choices, [own for _, own in pairs]))
+        (choices, outputs), (more, others) = calls
+        self.tuples = [len(c) if isinstance(c, tuple) else 0 for c in choices]
+        few, many = flat(choices), flat(more)
+        self.axes, self.output_axes = samples(few, many), samples(outputs, others)
+        self.dtypes, self.shapes = [a.dtype for a in few], []
+        for a, axis in zip(few, self.axes):
+            rest = np.moveaxis(a, axis, 0).shape[1:]
             self.shapes.append(rest[1:] if self.runs else rest)
         self.ends = list(accumulate(int(np.prod(shape)) for shape in self.shapes))
 
@@ -130,6 +142,23 @@ class Choices:
         contrast = self.problem.contrast(pieces.margin)
         return (phi.reshape(contrast.shape) * contrast).sum(-1)
 
+    def apart(self, w, pieces):
+        """How far w (runs, p) is from where the choices of pieces are a call's own: (runs, K).
+
+        It is the most that a choice misses what the call's own makes of the same input, relative to the
+        largest that the own choice makes of all inputs for that sample. It is 0 where all are equal, or tie.
+        """
+        x, far = self.problem.x[self.problem.sample(pieces.margin)], np.zeros(pieces.margin.shape)
+        with compared(self.to_hold(pieces.choices)) as pairs:
+            self.problem.model(w, x if self.runs else x[0])
+        for (there, own), axis in zip(pairs, self.output_axes):
+            missed, size = (
+                np.moveaxis(abs(a), axis, int(self.runs)).reshape(*far.shape, -1).max(-1)
+                for a in (there - own, own)
+            )
+            far = np.maximum(far, missed / np.maximum(size, 1e-300))
+        return far
+
     def gradients(self, w, pieces):
         """Their gradients at w (runs, p): (runs, K, p)."""
 
@@ -145,6 +174,7 @@ MEMORY = 2e7  # numbers that the gradients of a step may be
 MOST = 200  # margins of a run that a step sees to begin with
 ROUNDS = 8  # of adding pieces to a step
 LEFT = 1e-9  # how far above a piece its margin has left it, where the least margin is 1
+TIE = 1e-6  # how far a choice may be from a tie at its kink, relative to its layer
 SADDLE = -1e-3  # the lowest curvature that counts as none
 SLACK = 1e-10  # in the log of the margin: gains vanish like the residual squared
 
@@ -160,13 +190,14 @@ class Climbed(NamedTuple):
     rounds: np.ndarray  # (runs,) how many rounds it took
 
 
-def climb(choices, w, h, pieces, size, turn):
+def climb(choices, w, h, pieces, size, turn, moved):
     """One step of the margin flow from w (runs, p), scaled to q_min = 1, with h (runs, p): `Climbed`.
 
     choices   the problem's `Choices`
     pieces    what the last step left: they are in the step from its beginning
     size      1 - c (runs,), in (0, 1)
     turn      the most that the direction may turn, (runs,) or a number
+    moved     how far the last step turned it, (runs,): pieces whose kinks are much farther away are dropped
 
     With v = h^-1/2 w and the gradients g_k = h^1/2 ∂piece_k, the step is v' = c v + Σ λ_k g_k, with the
     λ >= 0 for which the linearised pieces are at least 1 at v'. A second solution takes the curvature of the
@@ -175,11 +206,11 @@ def climb(choices, w, h, pieces, size, turn):
     """
     turn, some = np.broadcast_to(turn, len(w)), groups(choices.problem, len(w))
     if len(some) > 1:
-        of = lambda runs: (w[runs], h[runs], taken(pieces, runs), size[runs], turn[runs])
+        of = lambda runs: (w[runs], h[runs], taken(pieces, runs), size[runs], turn[runs], moved[runs])
         return together([(runs, climb(choices, *of(runs))) for runs in some], len(w))
     problem, D, root = choices.problem, choices.problem.model.degree, np.sqrt(h)
     v, s, left = w / root, norm(w / root), np.arange(len(w))
-    rows = begin(choices, w, root, pieces, 1 + D * size)
+    rows = begin(choices, w, root, pieces, 1 + D * size, TIE + 10 * moved)
     found = Climbed(w.copy(), None, np.zeros(len(w), bool), *(np.full(len(w), a) for a in (0.0, np.inf, 0.0)))
     kept = []
     for k in range(ROUNDS):
@@ -220,15 +251,21 @@ def climb(choices, w, h, pieces, size, turn):
     return found._replace(pieces=packed(kept._replace(real=kept.real & (kept.weight > 0))))
 
 
-def begin(choices, w, root, pieces, most):
-    """The rows of a step: the least margins up to `most` (runs,), and the pieces that still are their own."""
-    q = choices.problem.margins(w)
-    near = np.argsort(q, axis=1)[:, :MOST]
-    near = near[:, : max(1, (along(q, near) <= most[:, None]).sum(1).max())]
-    here = along(choices.made(w, choices.problem.x), choices.problem.sample(near))
-    fresh = Pieces(near, here, along(q, near) <= most[:, None], np.zeros(near.shape))
-    behind = along(q, pieces.margin) > choices.values(w, pieces) + LEFT
-    return evaluated(choices, w, root, merged(fresh, pieces._replace(real=pieces.real & ~behind)))
+def begin(choices, w, root, pieces, most, near):
+    """The rows of a step: the least margins up to `most`, and those pieces that still are their own.
+
+    A margin has left a piece that is below it, and one with a kink farther away than `near`: see
+    `Choices.apart`. Both are (runs,).
+    """
+    q, made = choices.problem.margins(w), choices.made(w, choices.problem.x)
+    least = np.argsort(q, axis=1)[:, :MOST]
+    least = least[:, : max(1, (along(q, least) <= most[:, None]).sum(1).max())]
+    own = lambda margin: along(made, choices.problem.sample(margin))
+    fresh = Pieces(least, own(least), along(q, least) <= most[:, None], np.zeros(least.shape))
+    left = along(q, pieces.margin) > choices.values(w, pieces) + LEFT
+    if (pieces.choices != own(pieces.margin))[pieces.real].any():
+        left |= choices.apart(w, pieces) > near[:, None]
+    return evaluated(choices, w, root, merged(fresh, pieces._replace(real=pieces.real & ~left)))
 
 
 def evaluated(choices, w, root, pieces):

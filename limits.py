@@ -8,8 +8,8 @@ import numpy as np
 from autograd.core import make_vjp
 
 from checks import as_runs, check_positive, check_separates
-from kinks import SLACK, Choices, Climbed, Pieces, climb, longest, newton, scattered, taken
-from minibias import Problem, norm, normalised_margin, scaled
+from kinks import SLACK, Choices, Climbed, Pieces, along, climb, longest, newton, scattered, taken
+from minibias import Problem, certificate, norm, normalised_margin, scaled
 from optimizers import choose, follow, trajectory
 
 AT_REST = -50.0  # log L where the flow counts as at rest, that is its h: see `rest`
@@ -19,6 +19,7 @@ SETTLED = 1e-12  # the last move of a direction at rest
 CERTIFIED = 1e-6  # the largest KKT residual of a limit that counts as reached
 
 
+ANEW = 5  # times that a run may begin anew
 PATIENCE = 100  # steps without a residual that halves after which a certified run has ended
 NEAR = 1e-4  # the residual from which on Newton's step is tried
 SHORTEST = 1e-9  # 1 - c of the shortest step
@@ -37,6 +38,7 @@ class Limit(NamedTuple):
     since: np.ndarray  # (runs,) steps since then
     reach: np.ndarray  # (runs,) how far Newton's step may turn the direction
     alive: np.ndarray  # (runs,) whether the run still moves
+    begun: np.ndarray  # (runs,) how often it has begun anew
     pieces: Pieces  # that carried the last step
     steps: int  # made so far
 
@@ -88,7 +90,7 @@ class Project:
         h, size = self.h[runs], state.size[runs]
         w, pieces, far, reach = state.w[runs], taken(state.pieces, runs), state.far[runs], state.reach[runs]
         with np.errstate(all="ignore"):
-            end = climb(self.choices, w, h, pieces, size, self.turn)
+            end = climb(self.choices, w, h, pieces, size, self.turn, state.last_move[runs])
             if state.steps % 10 == 9:
                 end, w, reach = self.sooner(end, w, h, pieces, size, reach)
         good = end.good
@@ -103,10 +105,34 @@ class Project:
         since = np.where(fell, 0, state.since[runs] + 1)
         stays = (end.residual <= CERTIFIED) & (since >= PATIENCE)
         alive = (end.residual >= SETTLED) & (grown > SHORTEST) & ~stays
-        new = Limit(end.w, far, grown, move, end.residual, lowest, since, reach, alive, None, state.steps + 1)
+        new = Limit(
+            *(end.w, far, grown, move, end.residual, lowest, since, reach, alive, state.begun[runs]),
+            *(None, state.steps + 1),
+        )
         pieces = scattered([(slice(None), state.pieces), (runs, end.pieces)], len(state.w))
         changed = [put(a, runs, b) for a, b in zip(state[:-2], new)]
-        return Limit(*changed, pieces, new.steps)
+        return self.anew(Limit(*changed, pieces, new.steps), runs[~alive])
+
+    def anew(self, state, ended):
+        """The state in which the runs `ended` that are at no KKT point begin anew, without their pieces.
+
+        All choices of a piece may be ties at w that the model never makes together, near as one may look: it
+        holds a run where the margin flow would go on.
+        """
+        ended = ended[state.begun[ended] < ANEW]
+        if len(ended):
+            pieces = taken(state.pieces, ended)
+            own = along(self.choices.made(state.w[ended], self.problem.x), self.problem.sample(pieces.margin))
+            ended = ended[((pieces.choices != own).any(-1) & pieces.real).any(1)]
+            ended = ended[~(certificate(self.problem, state.w[ended], self.h[ended]) <= CERTIFIED)]
+        if not len(ended):
+            return state
+        first = begin(self.problem, state.w[ended])._replace(
+            far=state.far[ended], begun=state.begun[ended] + 1
+        )
+        changed = [put(a, ended, b) for a, b in zip(state[:-2], first)]
+        pieces = scattered([(slice(None), state.pieces), (ended, first.pieces)], len(state.w))
+        return Limit(*changed, pieces, state.steps)
 
     def sooner(self, end, w, h, pieces, size, reach):
         """`end`, w and `reach`, or where a step leads from Newton's, and that, if it leads on further."""
@@ -117,7 +143,8 @@ class Project:
         there, minimum = newton(self.choices, end.w[some], h[some], taken(end.pieces, some), radius)
         right = minimum & (self.problem.margins(there).min(-1) > 0.5)
         there = scaled(self.problem, np.where(right[:, None], there, end.w[some]))
-        after = climb(self.choices, there, h[some], taken(end.pieces, some), size[some], self.turn)
+        now = size[some], self.turn, end.turned[some]
+        after = climb(self.choices, there, h[some], taken(end.pieces, some), *now)
         length = lambda w: norm(w / np.sqrt(h[some]))
         gain = self.problem.model.degree * np.log(length(end.w[some]) / length(after.w))
         closer = after.residual < end.residual[some] / 2
@@ -149,7 +176,10 @@ def begin(problem, w):
     none = Choices(problem).none(runs)
     endless = np.full(runs, np.inf)
     size, since, alive = np.full(runs, 0.1), np.zeros(runs, int), np.ones(runs, bool)
-    return Limit(scaled(problem, w), far, size, endless, endless, endless, since, 0 * size, alive, none, 0)
+    return Limit(
+        *(scaled(problem, w), far, size, endless, endless, endless, since, 0 * size, alive, since),
+        *(none, 0),
+    )
 
 
 def margin_flow(problem, w, h, steps=3000, turn=TURN):

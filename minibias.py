@@ -282,7 +282,9 @@ class Search:
         guess = np.append(np.flatnonzero(self.multipliers[run]), new)
         try:
             # b - A λ is the point nearest to b with A^T (b - A λ) <= 0; subtracting would lose its digits
-            rest, multipliers = nearest_point(self.b[run], -A.T, np.zeros(A.shape[1]), guess)
+            Q, R, b = *shortened(A), self.b[run]
+            rest, multipliers = nearest_point(Q.T @ b, -R.T, np.zeros(A.shape[1]), guess)
+            rest = b + Q @ (rest - Q.T @ b)
         except ValueError:
             self.residual[run] = np.nan
             return False
@@ -300,6 +302,16 @@ class Search:
             len(np.unique(which[other & (part > 1e-9 * part.sum())]))
             for which, other, part in zip(self.which, self.other, self.multipliers)
         ]
+
+
+def shortened(A):
+    """Q and R with A = Q R and orthonormal columns in Q; of a wide or a small A, Q is 1.
+
+    A least-squares problem in A's columns is one in R's, which are short.
+    """
+    if len(A) < 2 * A.shape[1] or len(A) < 500:
+        return np.eye(len(A)), A
+    return np.linalg.qr(A)
 
 
 def scaled(problem, w):
@@ -328,13 +340,14 @@ def predict(problem, w, h):
         return w
     w, choices, D = scaled(problem, w), Choices(problem), problem.model.degree
     pieces, size, going = choices.none(len(w)), np.full(len(w), longest(D)), np.ones(len(w), bool)
+    moved = np.full(len(w), np.inf)
     for _ in range(400):
         runs = np.flatnonzero(going)
         if not len(runs):
             break
         with np.errstate(all="ignore"):
-            end = climb(choices, w[runs], h[runs], taken(pieces, runs), size[runs], np.inf)
-        w[runs] = end.w
+            end = climb(choices, w[runs], h[runs], taken(pieces, runs), size[runs], np.inf, moved[runs])
+        w[runs], moved[runs] = end.w, end.turned
         pieces = scattered([(slice(None), pieces), (runs, end.pieces)], len(w))
         size[runs] = np.minimum(np.where(end.good, 1.3, 0.5) * size[runs], longest(D))
         going[runs] = (end.residual > 1e-13) & (size[runs] > 1e-6)

@@ -1,4 +1,4 @@
-"""The experiments on MNIST with the CNN: the slides' "Observation of Margin" and "Effect of ε".
+"""The studies on MNIST with the CNN: the slides' "Observation of Margin" and "Effect of ε".
 
 Each study trains many runs with the whole training set at each step, and asks whether the slides' claims
 show, by a rule that was fixed beforehand. Runs leave checkpoints and go on from them.
@@ -6,26 +6,22 @@ show, by a rule that was fixed beforehand. Runs leave checkpoints and go on from
 
 import math
 import pathlib
-import time
+from functools import reduce
 
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from checks import check_counts, chosen, learning_rates
-from cnn import CNN, Blocks
+from checks import check_counts, check_positive, chosen, learning_rates
 from datasets import read_images
-from limits import LateFlow
-from minibias import alignment, unit
-from momentum import update
-from optimizers import CONDITIONERS, Flow, State, start, trajectory
+from figures import FAR, colour, groups, name_above, panel
+from optimizers import CONDITIONERS
 from runs import fingerprint, resume, silent, with_nulls
+from training import ALIGNED, DELTAS, FLOW_END, FORMS, LIMIT_BEGINS, RECORDS, train_run
 
 SHIPPED = pathlib.Path(__file__).with_name("data") / "mnist.npz"  # a balanced part of MNIST
-FLOW_END = -1000.0  # log L that form `flow` passes
-FLOW_C = 0.3  # a step of its first part changes log L by no more
-FLOW_LATE = -25.0  # log L from which on h has settled: AdaGrad adds some e^-25 to it, the others keep e^-50
-ALIGNED = ("alignment", "alignment_unweighted")  # with h, and with h = 1: `minibias.alignment`
-RECORDS = ("step", "log_loss", "margin", "train_accuracy", "test_accuracy", *ALIGNED)
-PROBLEMS = {}  # what this process has made of the images it works on
+DASHES = {"discrete": "-", "flow": "--", "limit": ":"}
+MARGIN = r"normalised margin $q_{\min}/\|w\|^4$"
 
 
 def rates(optimizers, lr=None):
@@ -58,6 +54,11 @@ def epsilon(optimizers=("rmsprop", "adam"), epsilons=(1e-6, 1e-4, 1e-2, 1.0, 100
     return study("epsilon", keys, pairs, steps, **settings)
 
 
+def images_for(limit):
+    """How many training images a study has by default: 200 where runs go on to their limit, else 1000."""
+    return 200 if limit else 1000
+
+
 def study(
     name,
     keys,
@@ -70,10 +71,12 @@ def study(
     seed=0,
     seeds=3,
     width=(8, 16, 64),
-    train=1000,
+    train=None,
     test=2000,
     images=None,
     flow=False,
+    limit=False,
+    residual=1e-2,
     folder=None,
     jobs=1,
     dask=None,
@@ -87,19 +90,25 @@ def study(
     lr       a dict optimizer -> learning rate, a number for all, None as in `rates`
     momentum of the steps, in [0, 1); the flow has none
     seed     the first of `seeds` seeds; the initial w depend on the seed alone
-    images   as `read_images` gives them; None reads the shipped ones, the first `train` and `test` of them
+    train    training images, None as in `images_for`; `test` test images
+    images   as `read_images` gives them; None reads the first `train` and `test` of the shipped ones
     flow     whether the runs that separate the training images go on with the flow to log L < -1000
+    limit    whether they go on from the flow, or from its log L < -60 without `flow`, by the margin flow to a
+             KKT residual of `residual`
     folder   where checkpoints are kept, by default results/NAME.runs
     jobs, dask, fresh, report   as in `runs.resume`
     Returns {"results": one for each run and form, "answers": one for each claim, "remarks": lines on what
     went wrong}.
     """
+    train = images_for(limit) if train is None else train
     check_counts(steps=steps, seeds=seeds, train=train, test=test)
+    check_positive(residual=residual)
     images = read_images(SHIPPED, train, test) if images is None else images
     folder = f"results/{name}.runs" if folder is None else folder
     lr = rates({optimizer for optimizer, _ in keys}, lr)
     shared = {"steps": steps, "loss": loss, "b": b, "momentum": momentum, "width": tuple(width)}
-    stamp = fingerprint(name, shared, keys, lr, seed, seeds, flow, images.scale, *images[:4])
+    shared |= {"flow_end": FLOW_END if flow else LIMIT_BEGINS, "residual": residual}
+    stamp = fingerprint(name, shared, keys, lr, seed, seeds, flow, limit, images.scale, *images[:4])
     shared |= {"images": images, "stamp": stamp.hex(), "form": "discrete", "start": None}
     tasks = {
         f"{optimizer}-{eps}-{k}": shared
@@ -108,126 +117,54 @@ def study(
         for optimizer, eps in keys
         for k in range(seed, seed + seeds)
     }
-    states = resume(train_run, tasks, folder, stamp, jobs, dask, fresh, report)
-    if flow:
-        separated = [name for name in tasks if states[name]["rows"][-1][2] > 0]
-        late = {f"{name}-flow": tasks[name] | {"form": "flow", "start": states[name]} for name in separated}
-        states |= resume(train_run, late, folder, stamp, jobs, dask, fresh, report)
-        tasks |= late
+    states, earlier = {}, tasks
+    for form in FORMS if limit else ("discrete", "flow") if flow else ("discrete",):
+        if form != "discrete":  # goes on from where the form before ended, if that separates the images
+            ends = {name: states[name] for name in earlier if states[name]["rows"][-1][2] > 0}
+            new = {end: {"form": form, "start": states[end]} for end in ends}
+            earlier = {f"{end.removesuffix('-flow')}-{form}": tasks[end] | new[end] for end in ends}
+            tasks |= earlier
+        states |= resume(train_run, earlier, folder, stamp, jobs, dask, fresh, report)
     results = [result(task, states[name]) for name, task in tasks.items()]
-    verdicts = [a for pair in pairs for form in ("discrete", "flow") for a in answers(results, form, *pair)]
+    verdicts = [a for pair in pairs for form in FORMS for a in answers(results, form, *pair)]
     return {"results": results, "answers": verdicts, "remarks": list(remarks(tasks, states))}
 
 
 def remarks(tasks, states):
-    """A line for each run that overflowed or does not separate the training images."""
+    """A line for each run that overflowed, does not separate the images or falls short of its limit."""
     for name, task in tasks.items():
         state, form = states[name], task["form"]
         about = (
             f"{task['optimizer']}, ε = {task['eps']:g}, seed {task['seed']}, {form}, {state['steps']} steps"
         )
-        if state["overflow"][0]:
+        if form == "limit":
+            if state["residual"][0] > task["residual"]:
+                yield f"{about}: still turning, with a residual of {state['residual'][0]:.2g}"
+        elif state["overflow"][0]:
             yield f"{about}: overflow, the next step is beyond the precision; a smaller --lr helps"
         elif form == "discrete" and state["rows"][-1][2] <= 0:
             yield f"{about}: does not separate the training images; more --steps or another --lr help"
 
 
-def train_run(task, saved, seconds):
-    """Go on with one run for about so many seconds, for `runs.resume`: its new checkpoint.
-
-    Form `discrete` makes task["steps"] steps. Form `flow` goes on from a discrete run's end, task["start"],
-    until log L < -1000: Euler steps until h has settled, then Runge-Kutta-Chebyshev steps. The model computes
-    in float32 on a w kept in float64. In the flow it computes in float64 too, since a rounding error of 1e-6
-    of q = 1000 would show in e^-q.
-    """
-    flow, conditioner, lr = task["form"] == "flow", task["conditioner"], task["lr"]
-    problem, test = image_problems(task, np.float64 if flow else np.float32)
-    discrete = update(task["momentum"])(problem, conditioner, lr)
-    early, late = Flow(problem, conditioner, lr, FLOW_C), LateFlow(problem, lr)
-    settled = min(FLOW_LATE, math.log(task["eps"]) / 2 - 15)
-
-    def step(state):
-        return (discrete if not flow else late if state.log_loss[0] < settled else early)(state)
-
-    def done(state):
-        return state.log_loss < FLOW_END if flow else state.steps >= task["steps"]
-
-    def record():
-        w = unit(state.w)
-        q = problem.margins(w)
-        good = accuracy(q), accuracy(test.margins(w))
-        with np.errstate(invalid="ignore"):  # a gradient of 0 has no direction
-            aligned = [alignment(w, h, state.u)[0] for h in (state.h, np.ones_like(state.h))]
-        rows.append((state.steps, state.log_loss[0], q.min(), *good, *aligned))
-
-    rows, spent = [], 0.0
-    if saved:
-        state, rows, spent = restored(saved), list(saved["rows"]), float(saved["seconds"])
-    elif flow:
-        state = restored(task["start"])
-        log_loss, u = problem.gradient(state.w)  # in the higher precision
-        fresh = np.isfinite(log_loss) & np.isfinite(u).all(-1)
-        empty = np.zeros((1, 0))  # the flow has no use for momentum
-        state = state._replace(log_loss=log_loss, u=u, steps=0, alive=fresh, overflow=~fresh, memory=empty)
-        record()
-    else:
-        state = start(problem, conditioner, problem.model.init(np.random.default_rng([task["seed"], 1]), 1))
-    recorded = set(np.geomspace(1, task["steps"], 50).round())
-    path, until, first = trajectory(step, state, done), time.monotonic() + seconds, state.steps
-    state = next(path)
-    while state.alive[0] and (state.steps == first or time.monotonic() < until):
-        clock = time.perf_counter()
-        state = next(path)
-        spent += time.perf_counter() - clock
-        log_loss, lowest = state.log_loss[0], min((row[1] for row in rows), default=math.inf)
-        level = min(1.1 * lowest, lowest - 1) if flow else lowest - 0.5
-        if not state.alive[0] or log_loss <= level or (not flow and state.steps in recorded):
-            record()  # often enough to see where log L falls through a level for the first time
-    finished, rows = not state.alive[0], np.array(rows).reshape(-1, len(RECORDS))
-    share = np.clip(state.log_loss[0] / FLOW_END, 0, 1) if flow else state.steps / task["steps"]
-    share = 1.0 if finished else share
-    return state._asdict() | {"rows": rows, "seconds": spent, "done": finished, "share": share}
-
-
-def restored(checkpoint):
-    """The state in a checkpoint."""
-    state = State(*(checkpoint[name] for name in State._fields))
-    return state._replace(steps=int(state.steps))
-
-
-def image_problems(task, dtype):
-    """The training and the test images as problems for the CNN, made once in each process."""
-    key = (task["stamp"], task["width"], dtype)
-    if key not in PROBLEMS:
-        PROBLEMS.clear()
-        model = CNN(task["width"], dtype=dtype)
-        x_train, y_train, x_test, y_test, scale, _ = task["images"]
-        PROBLEMS[key] = (
-            Blocks(model, scaled(x_train, scale), y_train, task["loss"], 10, model.block),
-            Blocks(model, scaled(x_test, scale), y_test, task["loss"], 10, model.block, keep=0),
-        )
-    return PROBLEMS[key]
-
-
-def scaled(pixels, scale):
-    return pixels.astype(np.float32) / scale
-
-
-def accuracy(q):
-    """The share of samples whose nine margins are all positive, from the margins (N 9,) of ten classes."""
-    return float((q.reshape(-1, 9).min(-1) > 0).mean())
-
-
 def result(task, state):
-    columns = dict(zip(RECORDS, state["rows"].T))
+    columns = dict(zip(FORMS[task["form"]].records, state["rows"].T))
     columns["step"] = columns["step"].astype(int)
-    columns |= {name: with_nulls(columns[name]) for name in ALIGNED}
+    columns |= {name: with_nulls(columns[name]) for name in (*ALIGNED, "residual") if name in columns}
     about = {key: task[key] for key in ("optimizer", "eps", "seed", "form")}
+    if task["form"] == "limit":
+        good = state["residual"][0] <= task["residual"]
+        columns |= {"status": "ok" if good else "still turning", "delta": list(DELTAS)}
+        columns |= {name: with_nulls(state[name]) for name in ("kkt_residual", "kkt_residual_unweighted")}
     return about | columns | {"seconds": float(state["seconds"])}
 
 
 def at_level(result, key, level):
-    """result[key] where log L first fell through `level`, linear in log L between two records."""
+    """result[key] where log L first fell through `level`, linear in log L between two records.
+
+    At the last step, if that is -inf.
+    """
+    if level == -math.inf:
+        return result[key][-1]
     log_loss, values = result["log_loss"], result[key]
     k = int(np.argmax(log_loss <= level))
     if log_loss[k] > level or k == 0:
@@ -251,7 +188,10 @@ def verdict(differences):
 
 
 def answers(results, form, claim, larger, smaller):
-    """The verdicts on one claim, at the last step and at the lowest log L that all of both kinds reach."""
+    """The verdicts on one claim, at the last step and at the lowest log L that all of both kinds reach.
+
+    Runs of form `limit` have no log L, and are compared at the last step alone.
+    """
     groups = [
         [r for r in results if (r["optimizer"], r["eps"]) == key and r["form"] == form]
         for key in (larger, smaller)
@@ -259,9 +199,12 @@ def answers(results, form, claim, larger, smaller):
     seeds = sorted(set.intersection(*({r["seed"] for r in group} for group in groups)))
     if not seeds:
         return []
-    common, rows = common_level(groups[0] + groups[1]), []
+    levels, rows = [(-math.inf, "last step")], []
+    if form != "limit":
+        common = common_level(groups[0] + groups[1])
+        levels.append((common, f"log L = {common:.4g}"))
     for metric in ("margin", "test_accuracy"):
-        for level, at in ((-math.inf, "last step"), (common, f"log L = {common:.4g}")):
+        for level, at in levels:
             by_seed = [{r["seed"]: at_level(r, metric, level) for r in group} for group in groups]
             differences = np.array([by_seed[0][seed] - by_seed[1][seed] for seed in seeds])
             name, error = verdict(differences)
@@ -273,16 +216,23 @@ def answers(results, form, claim, larger, smaller):
     return rows
 
 
+def by_run(results):
+    """The results of several seeds together: a dict (optimizer, ε, form) -> list."""
+    keys = dict.fromkeys((r["optimizer"], r["eps"], r["form"]) for r in results)
+    return {key: [r for r in results if (r["optimizer"], r["eps"], r["form"]) == key] for key in keys}
+
+
 def summarise(results):
-    """For each optimizer, ε and form, arrays over the seeds: the last step, and `_same` at a common log L.
+    """For each optimizer, ε and form but `limit`, arrays over the seeds.
+
+    They are of the last step and, under names with `_same`, at a common log L.
 
     Of the flow's alignments it is the largest. An explicit step swings the weights p of the samples of least
     margin. <w, u> is -D Σ p_i q_i whatever they are, while u = -Σ p_i ∂q_i is shortest where they are in
     balance: a swing lowers the cosine, and what is largest is nearest to that of the flow itself.
     """
-    rows = []
-    for key in dict.fromkeys((r["optimizer"], r["eps"], r["form"]) for r in results):
-        group = [r for r in results if (r["optimizer"], r["eps"], r["form"]) == key]
+    rows, results = [], [r for r in results if r["form"] != "limit"]
+    for key, group in by_run(results).items():
         level = common_level([r for r in results if r["form"] == key[2]])
         row = dict(zip(("optimizer", "eps", "form"), key)) | {"level": level}
         row |= {name: np.array([r[name][-1] for r in group], float) for name in RECORDS}
@@ -296,3 +246,210 @@ def summarise(results):
         row["seconds"] = np.mean([r["seconds"] for r in group])
         rows.append(row)
     return rows
+
+
+def table(found):
+    """What went wrong, a row for each optimizer, ε and form, and the verdicts."""
+    yield from found["remarks"]
+    yield from steps_and_flow(summarise(found["results"]))
+    yield from limits(found["results"])
+    yield from verdicts(found["answers"])
+
+
+def spread_of(values, form, scale=1):
+    """Mean ± standard deviation over the seeds."""
+    spread = f" ± {np.std(values, ddof=1) * scale:{form}}" if len(values) > 1 else ""
+    return f"{np.mean(values) * scale:{form}}{spread}"
+
+
+def steps_and_flow(summary):
+    yield (
+        f"{'':27} {'separates':>9} {'last step: normalised':>33} {'align-':>7} {'accuracy (%)':>21}"
+        f"   {'at the same':>11}"
+        f"  {'normalised':>12} {'test':>18}"
+    )
+    yield (
+        f"{'optimizer':9} {'ε':>7}  {'form':8} {'at step':>9} {'log L':>13} {'margin':>19} {'ment':>7}"
+        f" {'train':>6} {'test':>14}   {'log L':>11} {'margin':>19} {'accuracy (%)':>14}  seconds"
+    )
+    for r in summary:
+        separates = "" if r["form"] == "flow" else "never" if r["separates"] == math.inf else r["separates"]
+        yield (
+            f"{r['optimizer']:9} {r['eps']:>7g}  {r['form']:8} {separates:>9}"
+            f" {spread_of(r['log_loss'], '.1f'):>13} {spread_of(r['margin'], '.1e'):>19}"
+            f" {r['alignment'].mean():>7.4f} {100 * r['train_accuracy'].mean():>6.2f}"
+            f" {spread_of(r['test_accuracy'], '.2f', 100):>14}"
+            f"   {r['level']:>11.4g} {spread_of(r['margin_same'], '.1e'):>19}"
+            f" {spread_of(r['test_accuracy_same'], '.2f', 100):>14} {r['seconds']:>8.1f}"
+        )
+
+
+def limits(results):
+    """How near each run came to a KKT point, and how much larger the L2 margins are than AdaGrad's."""
+    ends = [r for r in results if r["form"] == "limit"]
+    if not ends:
+        return
+    yield (
+        f"{'optimizer':9} {'ε':>7} seed {'steps':>6} {'log10':>8} {'normalised':>11} {'KKT residual':>13}"
+        f" {'with h = 1':>11} {'test':>9}"
+    )
+    yield (
+        f"{'':9} {'':>7} {'':4} {'':>6} {'log 1/L':>8} {'margin':>11} {f'(δ = {DELTAS[0]:g})':>13}"
+        f" {'':>11} {'accuracy':>9}  seconds"
+    )
+    for r in ends:
+        residuals = [r[name][0] for name in ("kkt_residual", "kkt_residual_unweighted")]
+        residual, unweighted = ("none" if value is None else f"{value:.1e}" for value in residuals)
+        yield (
+            f"{r['optimizer']:9} {r['eps']:>7g} {r['seed']:>4} {r['step'][-1]:>6}"
+            f" {r['log10_log_inverse_loss'][-1]:>8.1f} {r['margin'][-1]:>11.2e} {residual:>13}"
+            f" {unweighted:>11}"
+            f" {100 * r['test_accuracy'][-1]:>7.2f} % {r['seconds']:>8.0f}"
+        )
+    adagrad = {(r["eps"], r["seed"]): r["margin"][-1] for r in ends if r["optimizer"] == "adagrad"}
+    for (optimizer, eps, _), group in by_run(ends).items():
+        ratios = [r["margin"][-1] / adagrad[eps, r["seed"]] for r in group if (eps, r["seed"]) in adagrad]
+        if optimizer != "adagrad" and ratios:
+            shown = ", ".join(f"{ratio:.3g}" for ratio in ratios)
+            yield f"{optimizer}'s L2 margin over adagrad's, seed by seed: {shown}"
+
+
+def two_digits(value, percent):
+    """The first two digits of a number, as an exponential or of the number in percent."""
+    return f"{float(f'{100 * value:.2g}'):g}" if percent else f"{value:.1e}"
+
+
+def verdicts(found):
+    """A line for each answer, with the mean of the paired differences and its standard error."""
+    width = max((len(a["claim"]) for a in found), default=0)
+    if found:
+        yield f"{'verdict':19}  {'claim':{width}}  {'at':33} {'mean difference':>15} ± standard error"
+    for a in found:
+        percent = a["metric"] == "test_accuracy"
+        mean, *error = (two_digits(a[k], percent) for k in ("mean", "standard_error") if a[k] is not None)
+        about = f"{a['answer']:19}  {a['claim']:{width}}  {a['at']:33} {mean:>15}"
+        yield " ± ".join([about, *error]) + " %" * percent
+    if any(a["standard_error"] is None for a in found):
+        yield "one seed has no standard error: nothing is distinguishable with fewer than two"
+
+
+def figure(found):
+    """A matplotlib Figure: the way to the limit where runs went there, else training, or what ε does."""
+    results = found["results"]
+    if any(r["form"] == "limit" for r in results):
+        return figure_of_limits(results)
+    if len({r["eps"] for r in results}) > 1:
+        return figure_of_epsilons(summarise(results))
+    return figure_of_training(results)
+
+
+def figure_of_limits(results):
+    """The L2 margin and the KKT residual against log 1/L, from 10 on: steps, flow and margin flow."""
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    size, residual = figure.subplots(1, 2)
+    for r in results:
+        style = {"color": colour(r["optimizer"]), "lw": 1.2, "ls": DASHES[r["form"]]}
+        if r["form"] == "limit":
+            far = r["log10_log_inverse_loss"]
+            residual.plot(far[1:], r["residual"][1:].astype(float), **style | {"ls": "-"})
+        else:
+            far = np.log10(np.maximum(-r["log_loss"], 1e-300))
+        late = far >= 1
+        size.plot(far[late], r["margin"][late], **style)
+    panel(size, FAR, MARGIN, yscale="log")
+    panel(residual, FAR, "KKT residual of the margin flow", yscale="log")
+    for axes in (size, residual):
+        axes.xaxis.set_major_formatter(lambda x, _: f"$10^{{{x:g}}}$")
+    kinds = [Line2D([], [], color="0.3", ls=dash, label=name) for name, dash in DASHES.items()]
+    name_above(figure, groups(results, "optimizer"), *kinds)
+    return figure
+
+
+def figure_of_training(results):
+    """Training loss, margin and accuracy against steps; margin and alignment against the training loss."""
+    discrete = [r for r in results if r["form"] == "discrete"]
+    figure = Figure(figsize=(10, 10.6), layout="constrained")
+    (loss, size), (accuracy, fair), aligned = figure.subplots(3, 2)
+    for optimizer, group in groups(discrete, "optimizer").items():
+        style = {"color": colour(optimizer)}
+        steps = reduce(np.intersect1d, (r["step"] for r in group))  # that all seeds recorded
+        column = lambda key: np.array([r[key][np.isin(r["step"], steps)] for r in group])
+        separated = (column("margin") > 0).all(0)
+        band(loss, steps, column("log_loss"), **style)
+        band(size, steps[separated], column("margin")[:, separated], **style)
+        band(accuracy, steps, 100 * column("test_accuracy"), **style)
+        accuracy.plot(steps, 100 * column("train_accuracy").mean(0), ":", **style)
+    for r in results:
+        since = np.append(np.flatnonzero(r["margin"] <= 0) + 1, 0).max()  # it separates from then on
+        dash, at = "-" if r["form"] == "discrete" else "--", slice(since, None)
+        style = {"color": colour(r["optimizer"]), "lw": 1, "ls": dash}
+        fair.plot(-r["log_loss"][at], r["margin"][at], **style)
+        for axes, name in zip(aligned, ("alignment", "alignment_unweighted")):
+            values = r[name][at].astype(float)
+            if r["form"] == "flow":  # see `summarise`
+                axes.plot(-r["log_loss"][at], values, **style | {"lw": 0.5, "ls": "-", "alpha": 0.3})
+                values = np.fmax.accumulate(values)
+            axes.plot(-r["log_loss"][at], values, **style)
+    late = len(results) > len(discrete)
+    least = min(r["test_accuracy"][-1] for r in discrete)
+    panel(loss, "step", r"training loss, $\log L$", xscale="log")
+    panel(size, "step", MARGIN, "where all seeds separate")
+    panel(accuracy, "step", "accuracy (%)", "test solid, training dotted", xscale="log")
+    accuracy.set_ylim(max(0, 100 * least - 25), 101)
+    panel(fair, FAR, MARGIN, "each seed" + ("; steps solid, flow dashed" if late else ""))
+    label = "alignment" + (" (flow: largest so far)" if late else "")
+    for axes, what in zip(aligned, ("weighted with $h$", "unweighted")):
+        panel(axes, FAR, label, f"{what}; towards 1 at a KKT point", ylim=(None, 1))
+    for axes in (size, fair, *aligned):
+        if not any(line.get_xdata().size for line in axes.lines):
+            said = "nowhere" if axes is size else "no run separates"
+            axes.text(0.5, 0.5, said, transform=axes.transAxes, ha="center")
+            axes.set(xticks=[], yticks=[])
+        elif axes in (size, fair):
+            axes.set_yscale("log")
+    for axes in (fair, *aligned) if late else ():
+        left = axes.get_xlim()[0]
+        axes.set_xscale("symlog", linthresh=10)
+        axes.set_xlabel(r"$\log 1/L$ (linear up to 10, then logarithmic)")
+        axes.set_xlim(left=max(left, -9))  # L is below the number of samples once they are separated
+    name_above(figure, groups(results, "optimizer"))
+    return figure
+
+
+def figure_of_epsilons(summary):
+    """Training loss, margin and test accuracy against ε, mean and spread over the seeds; a row for a form."""
+    forms = groups(summary, "form")
+    optimizers = list(groups(summary, "optimizer"))
+    figure = Figure(figsize=(12, 3.7 * len(forms) + 0.4), layout="constrained")
+    rows = figure.subplots(len(forms), 3, squeeze=False)
+    for panels, (form, entries) in zip(rows, forms.items()):
+        for optimizer, mine in groups(entries, "optimizer").items():
+            for place, key, unit, style in (
+                (0, "log_loss", 1, "-o"),
+                (1, "margin", 1, "-o"),
+                (1, "margin_same", 1, "--s"),
+                (2, "test_accuracy", 100, "-o"),
+                (2, "test_accuracy_same", 100, "--s"),
+            ):
+                values = [unit * row[key] for row in mine]  # of as many seeds as separate
+                low, mean, high = np.array([(v.min(), v.mean(), v.max()) for v in values]).T
+                # so that error bars do not hide each other
+                shift = optimizers.index(optimizer) - len(optimizers) / 2 + 0.5 + (style == "--s") / 2
+                eps = 1.4**shift * np.array([row["eps"] for row in mine])
+                bars = np.stack([mean - low, high - mean])
+                panels[place].errorbar(eps, mean, bars, fmt=style, ms=4, capsize=2, color=colour(optimizer))
+        title = f"{form} form" if len(forms) > 1 else None
+        for axes, label in zip(panels, (r"training loss, $\log L$", MARGIN, "test accuracy (%)")):
+            panel(axes, r"$\varepsilon$", label, title, xscale="log")
+    kinds = [
+        Line2D([], [], color="0.3", ls=s[:-1], marker=s[-1], ms=4, label=n)
+        for s, n in (("-o", "last step"), ("--s", "same training loss"))
+    ]
+    name_above(figure, optimizers, *kinds)
+    return figure
+
+
+def band(axes, x, lines, **style):
+    """The mean of the lines (seeds, n) and, as a band, their spread from the lowest to the highest."""
+    axes.plot(x, lines.mean(0), **style)
+    axes.fill_between(x, lines.min(0), lines.max(0), color=style["color"], alpha=0.2, lw=0)

@@ -68,7 +68,7 @@ def Linear(d, outputs=1):
 
 def leaky(z, slope, clarke=None):
     """The leaky ReLU σ(z) = max(z, slope z) of an array, with σ'(0) = `clarke`; None takes the slope."""
-    return choose(derivative, z, slope, slope if clarke is None else clarke) * z
+    return choose(lambda s, z: s * z, z, derivative, slope, slope if clarke is None else clarke)
 
 
 def relu(z, clarke=0.0):
@@ -78,7 +78,7 @@ def relu(z, clarke=0.0):
 
 def largest(a, axis=-1):
     """max(a) along an axis; of equal entries the first has all of the derivative."""
-    return anp.sum(choose(winner, a, axis) * a, axis)
+    return choose(lambda chosen, a: anp.sum(chosen * a, axis), a, winner, axis)
 
 
 @notrace_primitive
@@ -99,12 +99,12 @@ def winner(a, axis):
     return one
 
 
-TAPE = []  # the innermost `recorded` or `held`, last: a function that is called with each choice's maker
+TAPE = []  # the innermost `recorded`, `held` or `compared`, last: what it makes of each call of `choose`
 
 
-def choose(make, *args):
-    """The choice make(*args), an array or a tuple of arrays: recorded or replaced where one asks for that."""
-    return TAPE[-1](make, *args) if TAPE else make(*args)
+def choose(use, z, make, *args):
+    """use(choice, z), linear in z, with the choice make(z, *args), an array or a tuple of arrays."""
+    return TAPE[-1](use, z, make, *args) if TAPE else use(make(z, *args), z)
 
 
 @contextmanager
@@ -112,9 +112,9 @@ def recorded():
     """`with recorded() as choices: model(w, x)` fills a list with the choices that the call makes."""
     choices = []
 
-    def record(make, *args):
-        choices.append(make(*args))
-        return choices[-1]
+    def record(use, z, make, *args):
+        choices.append(make(z, *args))
+        return use(choices[-1], z)
 
     with tape(record):
         yield choices
@@ -127,8 +127,25 @@ def held(choices):
     A second call begins with the first choice again.
     """
     turns = cycle(choices)
-    with tape(lambda make, *args: next(turns)):
+    with tape(lambda use, z, make, *args: use(next(turns), z)):
         yield
+
+
+@contextmanager
+def compared(choices):
+    """`with compared(choices) as pairs: model(w, x)` makes the call with its own choices.
+
+    It fills a list with pairs: what each of these choices makes of its z, and what the call's own makes.
+    """
+    pairs, turns = [], cycle(choices)
+
+    def compare(use, z, make, *args):
+        own = use(make(z, *args), z)
+        pairs.append((use(next(turns), z), own))
+        return own
+
+    with tape(compare):
+        yield pairs
 
 
 @contextmanager

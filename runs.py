@@ -23,7 +23,7 @@ import numpy as np
 
 CHECKPOINT_EVERY = 10.0  # seconds
 # what the numbers of a study that resumes depend on, in the order of its imports
-ROOMS = "checks datasets solvers losses models kinks minibias optimizers momentum limits cnn runs mnist"
+ROOMS = "checks datasets solvers losses models kinks minibias optimizers momentum limits cnn runs training"
 LIBRARY = [f"{room}.py" for room in ROOMS.split()]
 
 
@@ -280,7 +280,7 @@ def resume(job, tasks, folder, stamp, jobs, dask=None, fresh=False, report=silen
 
     job      job(task, state or None, seconds) goes on for about so many seconds and returns the new state, a
              dict of arrays in which `done` says whether the task is finished, and `share` about how much of
-             it is; where the pieces end must not matter to any number in it
+             it is; `word` may say a few words on it. Where the pieces end must not matter to any number in it
     tasks    a dict name -> task
     folder   where the states are kept; only this process writes there, so that whatever a killed one leaves
              running harms nothing
@@ -306,5 +306,5 @@ def resume(job, tasks, folder, stamp, jobs, dask=None, fresh=False, report=silen
                 save_state(folder / name, states[name], stamps[name])
                 if not states[name]["done"]:
                     waiting.insert(0, name)
-            report(shares())
+            report(shares(), str(states[name].get("word", "")))
     return states

@@ -146,52 +146,6 @@ def claims_in_markdown(rows, versions):
         yield "| " + " | ".join(cell.replace("|", r"\|").replace("<", "&lt;") for cell in cells) + " |"
 
 
-def images(summary):
-    """Mean ± standard deviation over the seeds."""
-
-    def cell(values, form, scale=1):
-        spread = f" ± {np.std(values, ddof=1) * scale:{form}}" if len(values) > 1 else ""
-        return f"{np.mean(values) * scale:{form}}{spread}"
-
-    yield (
-        f"{'':27} {'separates':>9} {'last step: normalised':>33} {'align-':>7} {'accuracy (%)':>21}"
-        f"   {'at the same':>11}"
-        f"  {'normalised':>12} {'test':>18}"
-    )
-    yield (
-        f"{'optimizer':9} {'ε':>7}  {'form':8} {'at step':>9} {'log L':>13} {'margin':>19} {'ment':>7}"
-        f" {'train':>6} {'test':>14}   {'log L':>11} {'margin':>19} {'accuracy (%)':>14}  seconds"
-    )
-    for r in summary:
-        separates = "" if r["form"] == "flow" else "never" if r["separates"] == math.inf else r["separates"]
-        yield (
-            f"{r['optimizer']:9} {r['eps']:>7g}  {r['form']:8} {separates:>9}"
-            f" {cell(r['log_loss'], '.1f'):>13} {cell(r['margin'], '.1e'):>19} {r['alignment'].mean():>7.4f}"
-            f" {100 * r['train_accuracy'].mean():>6.2f} {cell(r['test_accuracy'], '.2f', 100):>14}"
-            f"   {r['level']:>11.4g} {cell(r['margin_same'], '.1e'):>19}"
-            f" {cell(r['test_accuracy_same'], '.2f', 100):>14} {r['seconds']:>8.1f}"
-        )
-
-
-def two_digits(value, percent):
-    """The first two digits of a number, as an exponential or of the number in percent."""
-    return f"{float(f'{100 * value:.2g}'):g}" if percent else f"{value:.1e}"
-
-
-def answers(verdicts):
-    """A line for each verdict, with the mean of the paired differences and its standard error."""
-    width = max((len(a["claim"]) for a in verdicts), default=0)
-    if verdicts:
-        yield f"{'verdict':19}  {'claim':{width}}  {'at':33} {'mean difference':>15} ± standard error"
-    for a in verdicts:
-        percent = a["metric"] == "test_accuracy"
-        mean, *error = (two_digits(a[k], percent) for k in ("mean", "standard_error") if a[k] is not None)
-        about = f"{a['answer']:19}  {a['claim']:{width}}  {a['at']:33} {mean:>15}"
-        yield " ± ".join([about, *error]) + " %" * percent
-    if any(a["standard_error"] is None for a in verdicts):
-        yield "one seed has no standard error: nothing is distinguishable with fewer than two"
-
-
 def crossover(found):
     linf, l2, results = found["predictions"]["linf"], found["predictions"]["l2"], found["results"]
     yield f"ℓ∞ max margin {linf['margin']:.6g}, duality gap {linf['gap']:.1e}"
