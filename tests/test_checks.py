@@ -9,7 +9,7 @@ import pytest
 import experiments
 from checks import check_conditioner
 from datasets import default_data
-from limits import ascend, margin_flow, rest
+from limits import ascend, margin_flow, to_rest
 from minibias import Problem, approximate_kkt, certificate, certify, normalised_margin, predict
 from models import MLP, Linear
 from optimizers import CONDITIONERS, GD, AdaGrad, Conditioner, Flow, RMSProp, descend, follow
@@ -75,7 +75,7 @@ def functions(problem):
     yield lambda w: normalised_margin(problem, w), 1
     yield lambda w: descend(problem, AdaGrad(), w, 0.1, 1), 1
     yield lambda w: follow(problem, AdaGrad(), w, (5.0,)), 1
-    yield lambda w: rest(problem, AdaGrad(), w), 1
+    yield lambda w: to_rest(problem, AdaGrad(), w), 1
     for function in (certificate, certify, predict, approximate_kkt, margin_flow, ascend):
         yield lambda w, h, function=function: function(problem, w, h), 2
 
