@@ -261,7 +261,9 @@ class Search:
         guess = np.append(np.flatnonzero(self.multipliers[run]), new)
         try:
             # b - A λ is the point nearest to b with A^T (b - A λ) <= 0; subtracting would lose its digits
-            rest, multipliers = nearest_point(self.b[run], -A.T, np.zeros(A.shape[1]), guess)
+            Q, R, b = *shortened(A), self.b[run]
+            rest, multipliers = nearest_point(Q.T @ b, -R.T, np.zeros(A.shape[1]), guess)
+            rest = b + Q @ (rest - Q.T @ b)
         except ValueError:
             self.residual[run] = np.nan
             return False
@@ -279,6 +281,16 @@ class Search:
             len(np.unique(which[other & (part > 1e-9 * part.sum())]))
             for which, other, part in zip(self.which, self.other, self.multipliers)
         ]
+
+
+def shortened(A):
+    """Q and R with A = Q R and orthonormal columns in Q; of a wide or a small A, Q is 1.
+
+    A least-squares problem in A's columns is one in R's, which are short.
+    """
+    if len(A) < 2 * A.shape[1] or len(A) < 500:
+        return np.eye(len(A)), A
+    return np.linalg.qr(A)
 
 
 def scaled(problem, w):

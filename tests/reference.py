@@ -160,3 +160,21 @@ def named_certificate(problem, w, h):
         rest, _ = nearest_point(b, -A.T, np.zeros(A.shape[1]), np.flatnonzero(slack < 1e-9))
         residuals.append(np.sqrt(rest @ rest))
     return np.array(residuals)
+
+
+def sampled_certificate(problem, w, h, radius=1e-6, points=30):
+    """The KKT residual from the gradients at random points within `radius` of w (1, p), h (1, p).
+
+    Near enough they are those of the pieces that meet at w, each with a probability above 0: Goldstein's
+    subdifferential by sampling (Burke, Lewis and Overton 2005).
+    """
+    w, root = scaled(problem, w), np.sqrt(h[0])
+    q, v = problem.margins(w)[0], w[0] / root
+    s, near = np.sqrt(v @ v), np.flatnonzero(q < 1 + 1e-6)
+    steps = np.random.default_rng(0).normal(size=(points, len(v)))
+    steps *= radius * s / np.sqrt((steps**2).sum(1, keepdims=True))
+    rows = np.concatenate([problem.rows(w + root * step, near[None])[0] for step in steps])
+    slack = np.tile(q[near] - 1, points)
+    A, b = np.vstack([(rows * root).T / s, slack / s**2]), np.append(v / s, 0)
+    rest, _ = nearest_point(b, -A.T, np.zeros(A.shape[1]), np.arange(len(near)))
+    return np.sqrt(rest @ rest)

@@ -339,6 +339,57 @@ def test_epsilon_is_drawn_with_the_flow_though_some_seeds_do_not_separate(tmp_pa
     assert (tmp_path / "epsilon.png").read_bytes().startswith(b"\x89PNG")
 
 
+LIMIT = {"train": 20, "test": 20, "width": (2, 3, 8), "steps": 60, "seeds": 1, "residual": 0.3}
+
+
+@pytest.fixture(scope="module")
+def limit(tmp_path_factory):
+    """The tiny network's way to its limit, up to a residual of 0.3."""
+    return mnist.margin(("gd", "rmsprop"), limit=True, folder=tmp_path_factory.mktemp("limit"), **LIMIT)
+
+
+def test_form_limit_records_what_design_says(limit, tmp_path):
+    assert {r["form"] for r in limit["results"]} == {"discrete", "flow", "limit"}
+    flow, end = (next(r for r in limit["results"] if r["form"] == form) for form in ("flow", "limit"))
+    assert -100 < flow["log_loss"][-1] < -60 and "log_loss" not in end
+    assert end["status"] == "ok" and end["residual"][-1] <= 0.3 and end["delta"] == [1e-3, 1e-5]
+    assert len(end["kkt_residual"]) == len(end["kkt_residual_unweighted"]) == 2
+    far = end["log10_log_inverse_loss"]
+    assert (np.diff(far) > 0).all() and 10 ** far[0] == pytest.approx(-flow["log_loss"][-1], rel=0.2)
+    # the weighted margin never falls along the margin flow: that is what it climbs
+    assert (np.diff(end["margin_weighted"]) > -1e-9 * end["margin_weighted"][:-1]).all()
+    assert end["margin"][0] == pytest.approx(flow["margin"][-1])
+    lines = "\n".join(mnist.table(limit))
+    assert "with h = 1" in lines and "limit form, last step" not in lines  # AdaGrad was not asked for
+    mnist.figure(limit).savefig(tmp_path / "limit.png")
+
+
+def test_a_way_to_the_limit_that_is_killed_ends_with_the_same_numbers(limit, tmp_path, monkeypatch):
+    """Pieces and multipliers are in the checkpoint: it goes on to the last bit."""
+    job = mnist.train_run
+
+    def killed(task, saved, seconds):
+        if task["form"] == "limit" and saved and saved["steps"] >= 12:
+            raise KeyboardInterrupt
+        return job(task, saved, 0.0 if task["form"] == "limit" else seconds)  # one step
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(mnist, "train_run", killed)
+        mnist.margin(("gd", "rmsprop"), limit=True, folder=tmp_path, **LIMIT)
+    again = mnist.margin(("gd", "rmsprop"), limit=True, folder=tmp_path, **LIMIT)
+    for one, other in zip(again["results"], limit["results"]):
+        assert one.keys() == other.keys()
+        for name in one.keys() - {"seconds"}:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_a_limit_that_is_not_reached_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr("training.LIMIT_STEPS", 3)
+    found = mnist.margin(("rmsprop",), limit=True, folder=tmp_path, **LIMIT | {"residual": 1e-9})
+    assert found["results"][-1]["status"] == "still turning"
+    assert any("3 steps: still turning, with a residual of" in line for line in mnist.table(found))
+
+
 @pytest.mark.parametrize(
     "differences, answer",
     [

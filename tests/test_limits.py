@@ -7,6 +7,7 @@ import reference
 
 import direction
 import experiments
+from cnn import CNN
 from datasets import default_data, three_classes
 from kinks import Choices
 from limits import TURN, Project, begin, h_settled, margin_flow
@@ -294,6 +295,20 @@ def test_a_larger_network_is_certified():
     w, h = separating(problem, RMSProp(), 1)
     end = margin_flow(problem, w, h)
     assert len(w) == 1 and certificate(problem, end.w, h) <= 1e-6
+
+
+def test_the_limit_of_a_cnn_is_certified_by_two_ways():
+    """Four layers, pooling included: twelve images of three classes, 128 parameters, 8 margins on kinks."""
+    rng, y = np.random.default_rng(1), np.arange(12) % 3
+    x = rng.uniform(0, 1, (3, 144))[y] + 0.3 * rng.uniform(-1, 1, (12, 144))
+    problem = Problem(CNN((2, 3, 4), side=12, outputs=3, dtype=np.float64), x, y, "log")
+    flow, *_ = follow(problem, AdaGrad(), problem.model.init(np.random.default_rng([1, 1]), 1))
+    end = margin_flow(problem, flow.w, flow.h)
+    found = certify(problem, end.w, flow.h)
+    assert (
+        end.reason == ["settled"] and found.residual < 1e-6 and found.kinks > 3 and found.one_gradient > 0.1
+    )
+    assert reference.sampled_certificate(problem, end.w, flow.h) < 1e-6
 
 
 def test_a_limit_does_not_depend_on_the_other_runs():
