@@ -161,8 +161,9 @@ def figure(found):
             plots.decisions(left[-1], *found["data"].values(), found["results"], found["model"])
     draw_margins(left[0], found)
     if predicted(found):
-        label = "distance of the limit's direction\nto the predicted one"
-        plots.strips(left[1], predicted(found), errors, label)
+        plots.strips(
+            left[1], predicted(found), errors, "distance of the limit's direction\nto the predicted one"
+        )
         left[1].set_yscale("log")
     return figure
 
