@@ -161,9 +161,8 @@ def figure(found):
             plots.decisions(left[-1], *found["data"].values(), found["results"], found["model"])
     draw_margins(left[0], found)
     if predicted(found):
-        plots.strips(
-            left[1], predicted(found), errors, "distance of the limit's direction\nto the predicted one"
-        )
+        label = "distance of the limit's direction\nto the predicted one"
+        plots.strips(left[1], predicted(found), errors, label)
         left[1].set_yscale("log")
     return figure
 
@@ -220,10 +219,7 @@ def job(task):
 
 
 def flow_to_rest(problem, conditioner, w0, scale):
-    """The flow to rest on the data x / scale: w, h and status, for x, and its states, all for a neuron's way.
-
-    It reports as it goes how far it is.
-    """
+    """The flow to rest on the data x / scale: w, h and status, for x, and its states, all for a neuron's way."""
     small = copy.copy(problem)
     small.x = problem.x / scale
     states = deque(maxlen=None if in_the_plane(problem.model) else 1)

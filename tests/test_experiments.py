@@ -322,9 +322,9 @@ def test_bad_data_files_end_in_one_line_and_status_2(tmp_path, capsys, name):
     assert error.startswith("error: ") and error.count("\n") == 1 and name in error and word in error
 
 
-BAD_FLAGS = """--eps 0|--eps nan|--eps x|--b 1|--slope 2|--runs 0|--steps 1.5|--seed -1|--loss hinge|--forms smooth
---optimizers sgd|--optimizers gd,gd|--optimizers |--model cnn|--model mlp:|--model mlp:3,,2|--step 5|--unknown|stray
---data |--out """
+BAD_FLAGS = """--eps 0|--eps nan|--eps x|--b 1|--slope 2|--runs 0|--steps 1.5|--seed -1|--loss hinge|stray
+--optimizers sgd|--optimizers gd,gd|--optimizers |--forms smooth|--model cnn|--model mlp:|--model mlp:3,,2
+--step 5|--unknown|--data |--out """
 
 
 @pytest.mark.parametrize("flags", re.split(r"[|\n]", BAD_FLAGS))
@@ -358,7 +358,7 @@ def test_help_names_every_flag_and_its_default(capsys, study):
     text = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0 and f"example: python experiments.py {study}" in text and "--out" in text
     for name, default in experiments.parameters(experiments.measure_of(study)).items():
-        if name not in ("report", "folder", "losses"):
+        if name not in ("report", "folder", "losses", "name", "keys", "pairs"):
             assert f"--{'data' if name == 'images' else name}" in text, name
         if isinstance(default, float):
             assert f"({default:g})" in text, name
