@@ -25,7 +25,7 @@ from statements import LEVELS, STATEMENTS
 
 HALF = AT_REST / 2  # log L from which on the flow counts as late
 RECORDED = (300, 2000, 2500, 3000, 4000, 5000, 8000, 10_000, 16_000, 30_000)  # discrete steps
-QIAN_RATES, QIAN_STEPS = (0.5, 0.1), 100_000  # Qian and Qian's learning rates; they went on to 1e8 steps
+QIAN_RATES, QIAN_STEPS = (0.5, 0.1), 100_000  # Qian and Qian's learning rates; they made 1e8 steps
 
 
 def rates(optimizers, lr=None):
@@ -147,7 +147,7 @@ def judged(row):
 
 
 def failing(rows):
-    """The theorems that fail, by their ids."""
+    """The ids of theorems that fail."""
     return [row["id"] for row in rows if row["kind"] == "theorem" and not row["holds"]]
 
 
