@@ -12,22 +12,20 @@ from itertools import islice
 
 import numpy as np
 
-import minibias
-import optimizers
 from checks import learning_rates
 from datasets import default_data
 from jobs import silent, spread, versions
 from limits import AT_REST, ascend, margin_flow, margin_path, to_rest
 from losses import LOSSES
-from minibias import Problem, certificate, norm, predict, unit
+from minibias import Problem, approximate_kkt, certificate, norm, predict, surrogate_margin, unit
 from models import MLP, Linear
-from optimizers import CONDITIONERS, Conditioner, Discrete, Flow, descend, start, trajectory
+from optimizers import CONDITIONERS, Conditioner, Discrete, Flow, State, descend, start, trajectory
 from plots import FAR, colour, entry, name_above, new_figure, panel
 from statements import LEVELS, STATEMENTS
 
 HALF = AT_REST / 2  # log L from which on the flow counts as late
 RECORDED = (300, 2000, 2500, 3000, 4000, 5000, 8000, 10_000, 16_000, 30_000)  # discrete steps
-QIAN_RATES, QIAN_STEPS = (0.5, 0.1), 100_000  # Qian and Qian's learning rates; they went on to 1e8 steps
+QIAN_RATES, QIAN_STEPS = (0.5, 0.1), 100_000  # Qian and Qian's learning rates; they made 1e8 steps
 
 
 def rates(optimizers, lr=None):
@@ -78,8 +76,8 @@ def table(found):
     rows = found["claims"]
     for row in rows:
         verdict, measured = judged(row)
-        value = f"{measured:>10} {row['relation']} {row['bound']:<7g}"
-        yield f"{verdict:9} {row['id']:34} {value} {row['statement']}"
+        about = f"{measured:>10} {row['relation']} {row['bound']:<7g} {row['statement']}"
+        yield f"{verdict:9} {row['id']:34} {about}"
     yield summary(rows)
     if failing(rows):
         why = "with others, finite steps may not be enough for one"
@@ -135,8 +133,8 @@ def page(found):
 
 
 def status(found):
-    """The command's exit status: 1 if a theorem fails."""
-    return int(bool(failing(found["claims"])))
+    """The command's exit status."""
+    return 1 if failing(found["claims"]) else 0
 
 
 # ------------------------------------------------------------------------------------ what is printed
@@ -149,14 +147,14 @@ def judged(row):
 
 
 def failing(rows):
-    """The theorems that fail, by their ids."""
+    """The ids of theorems that fail."""
     return [row["id"] for row in rows if row["kind"] == "theorem" and not row["holds"]]
 
 
 def summary(rows):
     failed, hold = failing(rows), sum(row["holds"] for row in rows)
-    fail = f"{len(failed)} theorem{'s' * (len(failed) != 1)} fail"
-    return " ".join([f"{len(rows)} claims, {hold} hold, {fail}", *failed])
+    theorems = f"{len(failed)} theorem{'s' * (len(failed) != 1)} fail"
+    return " ".join([f"{len(rows)} claims, {hold} hold, {theorems}", *failed])
 
 
 # ------------------------------------------------------------------------------------ what is measured
@@ -225,7 +223,7 @@ class Case:
         """The flow from t = 0 to log L = -50: a state whose arrays have the times as an axis in front."""
         states = []
         to_rest(self.problem, self.conditioner, self.w0, watch=states.append)
-        return optimizers.State(*map(np.array, zip(*states)))
+        return State(*map(np.array, zip(*states)))
 
     @cached_property
     def late(self):
@@ -235,7 +233,7 @@ class Case:
     @cached_property
     def flow(self):
         """The state where the flow stops, whose h is h_∞ but for what e^-50 can change."""
-        return optimizers.State(*(a[-1].copy() for a in self.path))
+        return State(*(a[-1].copy() for a in self.path))
 
     @cached_property
     def settled(self):
@@ -246,7 +244,7 @@ class Case:
     @cached_property
     def surrogate(self):
         """The surrogate margin along the path: (times, runs)."""
-        return minibias.surrogate_margin(self.problem, self.path.log_loss, self.path.w, self.path.h)
+        return surrogate_margin(self.problem, self.path.log_loss, self.path.w, self.path.h)
 
     @cached_property
     def end(self):
@@ -270,7 +268,7 @@ class Case:
     def defects(self):
         """The proof's (ε_i, δ_i) on the way to the limit, NaN where that was not found: (2, levels, runs)."""
         w, found = self.ascent
-        defects = [minibias.approximate_kkt(self.problem, at, self.flow.h) for at in w]
+        defects = [approximate_kkt(self.problem, at, self.flow.h) for at in w]
         return np.where(found, np.swapaxes(defects, 0, 1), np.nan)
 
     @cached_property
@@ -400,4 +398,4 @@ class Qian:
 
 def part(state, runs):
     """The state of some runs."""
-    return optimizers.State(*(a[runs] if np.ndim(a) else a for a in state))
+    return State(*(a[runs] if np.ndim(a) else a for a in state))

@@ -219,10 +219,7 @@ def job(task):
 
 
 def flow_to_rest(problem, conditioner, w0, scale):
-    """The flow to rest on the data x / scale: w, h and status, for x, and its states, all for a neuron's way.
-
-    It reports as it goes how far it is.
-    """
+    """The flow to rest on x / scale: w, h and status, for x, and its states, all for a neuron's way."""
     small = copy.copy(problem)
     small.x = problem.x / scale
     states = deque(maxlen=None if in_the_plane(problem.model) else 1)

@@ -297,10 +297,11 @@ class Parser(argparse.ArgumentParser):
 
 def parameters(measure):
     """The parameters of a study and their defaults; `**settings` are those of the file's function `study`."""
-    found = inspect.signature(measure).parameters
-    more = any(p.kind is p.VAR_KEYWORD for p in found.values())
-    others = inspect.signature(inspect.getmodule(measure).study).parameters if more else {}
-    return {name: p.default for name, p in {**others, **found}.items()}
+    found = dict(inspect.signature(measure).parameters)
+    if "settings" in found:
+        del found["settings"]
+        found = {**inspect.signature(inspect.getmodule(measure).study).parameters, **found}
+    return {name: parameter.default for name, parameter in found.items()}
 
 
 def parser():

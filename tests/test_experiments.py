@@ -322,38 +322,12 @@ def test_bad_data_files_end_in_one_line_and_status_2(tmp_path, capsys, name):
     assert error.startswith("error: ") and error.count("\n") == 1 and name in error and word in error
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        "--eps 0",
-        "--eps -1",
-        "--eps nan",
-        "--eps inf",
-        "--eps x",
-        "--b 0",
-        "--b 1",
-        "--lr 0",
-        "--runs 0",
-        "--steps 0",
-        "--steps 1.5",
-        "--jobs 0",
-        "--seed -1",
-        "--loss hinge",
-        "--optimizers sgd",
-        "--optimizers gd,gd",
-        "--optimizers ",
-        "--forms smooth",
-        "--model cnn",
-        "--model mlp:",
-        "--model mlp:0",
-        "--model mlp:3,,2",
-        "--step 5",
-        "--unknown",
-        "stray",
-        "--data ",
-        "--out ",
-    ],
-)
+BAD_FLAGS = """--eps 0|--eps nan|--eps x|--b 1|--slope 2|--runs 0|--steps 1.5|--seed -1|--loss hinge|stray
+--optimizers sgd|--optimizers gd,gd|--optimizers |--forms smooth|--model cnn|--model mlp:|--model mlp:3,,2
+--step 5|--unknown|--data |--out """
+
+
+@pytest.mark.parametrize("flags", re.split(r"[|\n]", BAD_FLAGS))
 def test_bad_flags_end_in_one_line_and_status_2(tmp_path, capsys, flags):
     (tmp_path / "direction.json").write_text("{}")
     status, result = run(tmp_path, *flags.split(" "))
@@ -376,28 +350,18 @@ def test_a_real_process_says_the_same(tmp_path):
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("error: argument --eps")
 
 
-def test_help_names_every_flag(capsys):
+@pytest.mark.parametrize("study", experiments.STUDIES)
+def test_help_names_every_flag_and_its_default(capsys, study):
+    """All that a study takes is a flag, but what only a notebook needs."""
     with pytest.raises(SystemExit) as stop:
-        main(["direction", "--help"])
-    assert stop.value.code == 0
-    text = capsys.readouterr().out
-    for flag in (
-        "optimizers",
-        "eps",
-        "b",
-        "lr",
-        "loss",
-        "seed",
-        "out",
-        "jobs",
-        "forms",
-        "runs",
-        "steps",
-        "model",
-        "data",
-    ):
-        assert f"--{flag}" in text
-    assert "example:" in text
+        main([study, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert stop.value.code == 0 and f"example: python experiments.py {study}" in text and "--out" in text
+    for name, default in experiments.parameters(experiments.measure_of(study)).items():
+        if name not in ("report", "folder", "losses", "name", "keys", "pairs"):
+            assert f"--{'data' if name == 'images' else name}" in text, name
+        if isinstance(default, float):
+            assert f"({default:g})" in text, name
 
 
 def test_progress_goes_to_a_terminal_alone_and_tells_the_time_left(monkeypatch, capsys):
@@ -578,10 +542,6 @@ def test_crossover_of_own_data_whatever_the_jobs(tmp_path, capsys, unrendered):
         "--epsilons 1e-3,1e-300",
         "--epsilons 1e-3,",
         "--eps 1e-3",
-        "--lr 0",
-        "--b 1",
-        "--optimizers sgd",
-        "--jobs 0",
         "--data missing.csv",
     ],
 )
