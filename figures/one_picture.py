@@ -20,7 +20,7 @@ from minibias import Problem  # noqa: E402
 from models import Linear  # noqa: E402
 from optimizers import GD, AdaGrad, follow  # noqa: E402
 
-X, Y = np.array([[0.25, 1.0], [0.55, 0.8], [-1.0, -0.45], [-0.7, -1.0]]), np.array([1, 1, -1, -1])
+X, Y = np.array([[0.6, 0.8], [1.6, 0.3], [-0.3, -1.6], [-1.2, -1.4]]), np.array([1, 1, -1, -1])
 RUNS = (
     ("GD, any start", GD(), (0.0, 0.0), "#000000", "-"),
     ("AdaGrad, start (-2, 2)", AdaGrad(), (-2.0, 2.0), "#D55E00", "-"),
@@ -30,7 +30,7 @@ RUNS = (
 
 def figure():
     problem = Problem(Linear(2), X, Y)
-    drawn = Figure(figsize=(5.6, 5.2), layout="constrained")
+    drawn = Figure(figsize=(5.6, 5.6), layout="constrained")
     axes, angle = drawn.subplots(), np.linspace(0, 2 * np.pi, 400)
     grid = np.stack(np.meshgrid(*[np.linspace(-0.4, 3, 600)] * 2), -1)
     allowed = (problem.margins(grid.reshape(-1, 2)).min(-1) >= 1).reshape(grid.shape[:2])
@@ -44,9 +44,9 @@ def figure():
         size = np.sqrt((limit**2 / h).sum())
         axes.plot(*(size * np.sqrt(h)[:, None] * [np.cos(angle), np.sin(angle)]), dash, color=colour, lw=1.2)
         axes.plot(*limit, "o", color=colour, ms=7, label=f"{name}: h∞ ∝ (1, {h[1] / h[0]:.2f})")
-    axes.set(xlim=(-0.4, 2.4), ylim=(-0.4, 2.4), aspect="equal", xlabel="$w_1$", ylabel="$w_2$")
-    axes.text(2.3, 2.3, "all margins ≥ 1", ha="right", va="top", color="0.35")
-    axes.legend(loc="lower left", frameon=True, framealpha=1, edgecolor="none", fontsize=9)
+    axes.set(xlim=(-0.4, 2.1), ylim=(-0.2, 1.9), aspect="equal", xlabel="$w_1$", ylabel="$w_2$")
+    axes.text(2.0, 1.8, "all margins ≥ 1", ha="right", va="top", color="0.35")
+    drawn.legend(loc="outside lower center", frameon=False, fontsize=9)
     return drawn
 
 
