@@ -208,6 +208,7 @@ def job(task):
             way = ways(states, path, good) if in_the_plane(problem.model) else None
             status = np.where(good & ~(extra["kkt_residual"] <= CERTIFIED), "still turning", status)
             extra = {name: with_nulls(values) for name, values in extra.items()}
+            extra["reason"] = put(np.full(len(w), None), good, path[-1].reason)
             log_loss, seconds = np.full(len(w), None), seconds + more
         margin = normalised_margin(problem, w)
         results.append(
@@ -254,10 +255,11 @@ def limit(problem, w, h, good):
     """Where the flow of the `good` runs (runs,) ends, from w (runs, p) with h at its limit.
 
     Returns w, scaled to q_min = 1 in these runs; what was measured, a dict of arrays over the runs, NaN in
-    the others; and the states of the margin flow, of the `good` runs alone.
+    the others; and the states of the margin flow, of the `good` runs alone, all of them for a neuron in the
+    plane, else the last.
     """
     at, h = w[good], h[good]
-    path = list(margin_path(problem, at, h))
+    path = deque(margin_path(problem, at, h), None if in_the_plane(problem.model) else 1)
     end = path[-1]
     try:
         goal = unit(predict(problem, at, h))
@@ -342,11 +344,7 @@ def reason(status, r, mine, x):
     if status == "not separated" and r["form"] != "discrete" and started.any():
         return f"{EXPLAINED[status]}; {started.sum()} have no gradient at their start, another may do better"
     if status == "still turning":
-        moved = r["last_move"][mine].astype(float)
-        stuck = np.isnan(moved).sum()  # for them every step failed
-        most = f" (by at most {np.fmax.reduce(moved):.0e} in the last step)" if stuck < len(moved) else ""
-        none = f"; {stuck} could not take a single step, for rounding" if stuck else ""
-        return EXPLAINED[status] + most + none
+        return f"{EXPLAINED[status]}; run {mine.argmax()}: {r['reason'][mine.argmax()]}"
     return EXPLAINED[status]
 
 

@@ -21,6 +21,7 @@ import jobs
 import optimizers
 from datasets import default_data, exclusive_or, three_classes
 from experiments import main
+from limits import margin_path
 from minibias import unit
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -658,11 +659,10 @@ def test_a_limit_is_sought_where_h_has_settled_though_the_flow_ran_out_of_steps(
     np.testing.assert_allclose(unit(limit["w"]), unit(usual["w"]), rtol=0, atol=1e-10)
 
 
-def test_limits_without_a_single_step_are_said_to_be_so():
-    """Where h spans more than float64 resolves every step fails, and there is no last move."""
-    r = {"w": np.ones((2, 2)), "w0": np.zeros((2, 2))}
-    both, x = np.array([True, True]), np.ones((4, 2))
-    said = direction.reason("still turning", r | {"last_move": np.array([None, None])}, both, x)
-    assert said.endswith("was reached; 2 could not take a single step, for rounding")
-    said = direction.reason("still turning", r | {"last_move": np.array([None, 1e-3])}, both, x)
-    assert said.endswith("(by at most 1e-03 in the last step); 1 could not take a single step, for rounding")
+def test_a_limit_that_is_not_reached_gives_its_reason(monkeypatch):
+    monkeypatch.setattr("direction.margin_path", lambda *args: margin_path(*args, steps=3))
+    found = direction.measure(["adagrad"], ["limit"], 2, model="mlp:3", data=exclusive_or())
+    (r,) = found["results"]
+    some = np.flatnonzero(r["status"] == "still turning")
+    assert len(some) and all(r["reason"][some[0]].startswith("out of steps after 3") for k in some)
+    assert any(f"run {some[0]}: out of steps after 3, with" in line for line in direction.table(found))
