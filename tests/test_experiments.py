@@ -661,7 +661,7 @@ def test_a_limit_is_sought_where_h_has_settled_though_the_flow_ran_out_of_steps(
 
 def test_a_limit_that_is_not_reached_gives_its_reason(monkeypatch):
     monkeypatch.setattr("direction.margin_path", lambda *args: margin_path(*args, steps=3))
-    found = direction.measure(["adagrad"], ["limit"], 2, model="mlp:3", data=exclusive_or())
+    found = direction.measure(["adagrad"], ["limit"], 2, model="mlp:8")
     (r,) = found["results"]
     some = np.flatnonzero(r["status"] == "still turning")
     assert len(some) and all(r["reason"][some[0]].startswith("out of steps after 3") for k in some)
