@@ -275,7 +275,11 @@ FLAGS = {
         None,
         "after the steps go on with the flow (Euler, then Runge-Kutta-Chebyshev) to log L < -1000",
     ),
-    "limit": (None, "go on from the flow, at log L < -60 or its end, by the margin flow to a KKT point"),
+    "limit": (
+        None,
+        "go on from the flow, at log L < -60 or its end, by the margin flow towards a KKT point: about a "
+        "quarter of an hour for a run on a core",
+    ),
     "residual": (positive, "KKT residual at which --limit ends"),
     "seed": (whole, "whole number from 0 on: initial w, and data that are drawn"),
     "jobs": (count, "processes, from 1 on (the machine's cores)"),

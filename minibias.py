@@ -1,7 +1,7 @@
 """The theory: margins, losses of any size, the max-margin problem, its certificate and its prediction.
 
-The theorem (Wang, Meng, Chen and Liu, ICML 2021): once training classifies all data, every limit point of the
-direction of w is that of a KKT point of min ||h_∞^-1/2 ⊙ w||² subject to q_i(w) >= 1. The margins are
+The theorem (Wang, Meng, Chen and Liu, ICML 2021): once training classifies all data, every limit point of
+w / ||w|| is the direction of a KKT point of min ||h_∞^-1/2 ⊙ w||² subject to q_i(w) >= 1. The margins are
 q_i = y_i Φ(w, x_i).
 """
 
@@ -81,8 +81,8 @@ class Problem:
     def weights(self, q):
         """log L (...), e (as q) and total (..., 1) with ∂ log L / ∂q = -e / total: finite for finite q.
 
-        The weights e / total > 0 are the proof's multipliers: Σ_i e_i / total ∂q_i = -u. A caller divides
-        after the backward pass, since there are fewer parameters than samples.
+        The weights e / total > 0 are the proof's multipliers: Σ_i e_i / total ∂q_i = -u. A caller divides by
+        the total after the backward pass: that takes p divisions in place of one for each margin.
         """
         return self.loss(q, max(1, self.outputs - 1))
 
@@ -171,7 +171,7 @@ def certificate(problem, w, h, delta=1e-7, kinks=True):
     With w scaled to q_min = 1 and s = ||h^-1/2 w||, r² is the least value over λ >= 0 of
     ||h^-1/2 w - Σ λ_k h^1/2 g_k||² / s² + (Σ λ_k (q_k - 1) / s²)²: stationarity and complementarity in one
     non-negative least-squares problem. The scale of w does not matter. NaN where w does not separate, or
-    where rounding leaves that problem without an answer.
+    where the solver refuses the problem because of rounding.
 
     The g_k are gradients of margins at w and, since ∂q_i is more than one vector at a kink, also at distances
     of about `delta` s from it: see `certify`. So r is that of Goldstein's subdifferential, which contains
@@ -355,7 +355,7 @@ def predict(problem, w, h):
 
 
 def predict_linf(problem):
-    """The w with ||w||_∞ <= 1 of largest min_i q_i(w) for a linear model, where the gradient's signs lead.
+    """The w with ||w||_∞ <= 1 of largest min_i q_i(w) for a linear model, to which sign descent converges.
 
     Returns w (p,), multipliers λ >= 0 (N,) of sum 1, and `unique`, which if true proves that there is no
     other such w. By linear duality min_i q_i(w) <= ||Σ λ_i ∂q_i||_1 for any such w and λ: equality

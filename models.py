@@ -28,7 +28,8 @@ class MLP:
 
     `size` is p, the number of parameters. W_1 comes first in w, and each W is (out, in) in C order.
     Up to two layers, backpropagation's derivative lies in Clarke's subdifferential of Φ(., x_i) for each
-    sample. In deeper networks it is a product of elements of σ's, which need not.
+    sample. In deeper networks it is a product of elements of σ's subdifferentials. Such a product need not
+    lie in Φ's subdifferential.
     Raises ValueError for sizes below 1, a slope or a Clarke choice out of range.
     """
 

@@ -29,7 +29,7 @@ def naive(problem, conditioner, w, lr, steps):
 
 
 class Conditioner:
-    """What an optimizer makes of squared gradients: a sum S, and from it h, the factor of each coordinate.
+    """How an optimizer gathers squared gradients in a sum S, and the h that it computes from S.
 
     S is the slide's sum (discrete form) or integral (continuous form), (runs, p). A subclass may `begin` with
     any other array whose first axis is the runs. It defines how S grows, by `add` and `relax`, and what h is,
@@ -71,7 +71,7 @@ class Conditioner:
         raise self.missing("inverse_square(S, t)", "h^-2, above 0, from S at the time t")
 
     def inverse_square_at_0(self, g2):
-        """h^-2 of the flow at t = 0, where S = 0; g2 matters only where this is a limit of 0/0."""
+        """h^-2 of the flow at t = 0. Override it only if S = 0 and t = 0 give 0/0, whose limit depends on g2."""
         return self.inverse_square(self.begin(g2), 0.0)
 
     def longest(self, S, t, g2, log_g2, fraction):
@@ -223,7 +223,7 @@ def start(problem, conditioner, w):
 
 
 def move(problem, state, w, **new):
-    """The state after a step to w, with `new` arrays. A run that would not be finite stays for ever."""
+    """The state after a step to w, with `new` arrays. A run that would not be finite keeps its last state."""
     new["log_loss"], new["u"] = problem.gradient(w)
     new |= {"w": w, "steps": state.steps + 1}
     if state.alive.all() and np.isfinite(new["u"].sum() + new["S"].sum()):
@@ -346,8 +346,8 @@ def follow(
 ):
     """The flow from w (runs, p) until log L of every run is at the last of the falling `levels`.
 
-    Returns the state, then w and h (levels, runs, p) where each run passed each level, and `reached` (levels,
-    runs). A run that has not separated the data after 20,000 steps stops. So does one that is not at the last
+    Returns four things: the state at the end, w and h (levels, runs, p) where each run passed each level, and
+    `reached` (levels, runs). A run that has not separated the data after 20,000 steps stops. So does one that is not at the last
     level after `most` steps, by default five times as many. `watch` gets each state.
     Raises ValueError for levels that do not fall.
     """
