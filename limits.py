@@ -311,8 +311,8 @@ class LateFlow:
     to add the share `reach` (runs,) to log 1/L, `growth` at most, in the time τ = ∫ lr L dt, in which dw/dτ =
     -h ⊙ ∂ log L. A run whose log L would rise stays where it was and tries half of the step. Where log L
     falls by less than a quarter of what it should, the next step has more stages: `steep` (runs,) is the
-    square of the stages for each unit by which log L is to fall. The state's `memory` (runs, 2) is (steep, reach), and its `overflow` says that
-    no step, however short, falls any more. Needs log L < 0.
+    square of the stages for each unit by which log L is to fall. The state's `memory` (runs, 2) is (steep,
+    reach), and its `overflow` says that no step, however short, falls any more. Needs log L < 0.
     """
 
     problem: Problem

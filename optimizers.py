@@ -71,7 +71,7 @@ class Conditioner:
         raise self.missing("inverse_square(S, t)", "h^-2, above 0, from S at the time t")
 
     def inverse_square_at_0(self, g2):
-        """h^-2 of the flow at t = 0. Override it only if S = 0 and t = 0 give 0/0, whose limit depends on g2."""
+        """h^-2 of the flow at t = 0. Override it only if S = 0 and t = 0 give 0/0; g2 is for its limit."""
         return self.inverse_square(self.begin(g2), 0.0)
 
     def longest(self, S, t, g2, log_g2, fraction):
@@ -347,8 +347,8 @@ def follow(
     """The flow from w (runs, p) until log L of every run is at the last of the falling `levels`.
 
     Returns four things: the state at the end, w and h (levels, runs, p) where each run passed each level, and
-    `reached` (levels, runs). A run that has not separated the data after 20,000 steps stops. So does one that is not at the last
-    level after `most` steps, by default five times as many. `watch` gets each state.
+    `reached` (levels, runs). A run that has not separated the data after 20,000 steps stops. So does one that
+    is not at the last level after `most` steps, by default five times as many. `watch` gets each state.
     Raises ValueError for levels that do not fall.
     """
     most = 5 * SEPARATES_WITHIN if most is None else most
