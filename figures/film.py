@@ -33,7 +33,8 @@ from plots import (
     points,
 )
 
-LEVELS = np.logspace(0, 13, 79)  # log 1/L at the film's frames
+# log 1/L at the film's frames; from 10^4 on the lines hardly move, and the clock runs faster
+LEVELS = np.concatenate([np.logspace(0, 4, 61), np.logspace(5, 13, 9)])
 
 
 def measure(
@@ -83,7 +84,7 @@ def path(problem, conditioner, w0, predicted):
     at = np.array([(fallen >= min(level, -AT_REST)).argmax() for level in LEVELS])
     w, late = [states[k].w for k in at[LEVELS <= -AT_REST]], states[-1].w
     for level in LEVELS[len(w) :]:
-        late, _ = ascend(problem, late, states[-1].h, level, growth=LEVELS[1] / LEVELS[0])
+        late, _ = ascend(problem, late, states[-1].h, level, growth=1.5)
         w.append(late)
     w = np.concatenate(w)
     found = {"w": w, "h": way[at], "distance": norm(unit(w) - predicted), "predicted": predicted}
@@ -115,6 +116,8 @@ def animation(found):
         clock.plot(levels, path["distance"], color=colour(optimizer), lw=0.6, alpha=0.35)
         trail = style | {"lw": style["lw"] / 2}
         head = style | {"marker": "o", "ls": "", "ms": 3 + style["lw"]}
+        # the first steps of RMSProp and AdaGrad are alike: one shows between the dashes of the other
+        trail["ls"] = style["ls"] = (0, (4, 2)) if optimizer == "adagrad" else "-"
         places = (plane, style), (octant, trail), (octant, head), (clock, trail), (clock, head)
         moving[optimizer] = [axes.plot([], [], **how)[0] for axes, how in places]
     span = 1.02 * reach
@@ -122,7 +125,8 @@ def animation(found):
     title = plane.set_title(" ", fontsize=10)
     panel(clock, FAR, None, xscale="log", yscale="log")
     clock.set_title("distance of the direction of $w$ to the predicted one", fontsize=9)
-    name_above(figure, paths, entry("predicted line", color="0.8", lw=9))
+    classes_of_points = plane.get_legend_handles_labels()[0][:2]
+    name_above(figure, paths, entry("predicted line", color="0.8", lw=9), *classes_of_points)
 
     def draw(k):
         title.set_text(rf"$\log\,1/L = 10^{{{np.log10(levels[k]):.1f}}}$")

@@ -34,9 +34,9 @@ def test_the_lines_turn_to_the_predicted_ones_and_the_clock_runs_from_1_to_1e13(
 
 
 def test_the_file_is_a_small_gif_whose_last_frame_stays(found, tmp_path):
-    levels = found["levels"][::26]
+    levels = found["levels"][::20]
     some = {
-        name: path | {key: path[key][::26] for key in ("w", "h", "at", "distance")}
+        name: path | {key: path[key][::20] for key in ("w", "h", "at", "distance")}
         for name, path in found["paths"].items()
     }
     animation = film.animation(found | {"levels": levels, "paths": some})
