@@ -372,8 +372,12 @@ def figure_of_limits(results):
     panel(size, FAR, MARGIN, yscale="log")
     panel(residual, FAR, "KKT residual of the margin flow", yscale="log")
     for axes in (size, residual):
-        axes.xaxis.set_major_formatter(lambda x, _: f"$10^{{{x:g}}}$")
-    kinds = [entry(name, color="0.3", ls=dash) for name, dash in DASHES.items()]
+        axes.set(xscale="log", xlabel=r"$\log 1/L$ (its logarithm on a logarithmic axis)")
+        axes.set_xticks([1, 2, 5, 10, 20, 50, 100], [f"$10^{{{x}}}$" for x in (1, 2, 5, 10, 20, 50, 100)])
+        axes.minorticks_off()
+        axes.set_xlim(left=1)
+    words = {"discrete": "steps", "flow": "flow", "limit": "margin flow"}
+    kinds = [entry(words[form], color="0.3", ls=dash) for form, dash in DASHES.items()]
     name_above(figure, groups(results, "optimizer"), *kinds)
     return figure
 
