@@ -1,7 +1,7 @@
 """The study `claims`: every statement of the slides that a computer can check, measured.
 
-The statements stand in `statements.py`. What several of them share is measured here, once for all runs of an
-optimizer with one loss, a `Case`, and for Qian and Qian's example.
+The statements stand in `statements.py`. What several share is measured here, once for an optimizer and a loss
+as a `Case`, and for Qian and Qian's example.
 """
 
 import re

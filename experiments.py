@@ -1,8 +1,8 @@
 """The door to all studies: python experiments.py STUDY [flags]; in a notebook experiments.direction(...).
 
 A study is a file with measure(...), table(found) and figure(found). Its flags are made here, from the
-signature of its measure and FLAGS. Their defaults stand in that signature alone. To add a study, name its
-file in STUDIES.
+signature of its measure and FLAGS. A default stands in that signature, and None there is explained in its
+help. `jobs` alone differs: the command uses all cores. To add a study, name its file in STUDIES.
 """
 
 import os
@@ -82,19 +82,19 @@ def failed(why):
 def run(flags):
     """Measure the study that the flags ask for, write its files and print its table: the exit status."""
     study = flags.pop("study")
-    room, measure = STUDIES[study], measure_of(study)
+    module, measure = STUDIES[study], measure_of(study)
     known = parameters(measure)
-    flags["lr"] = room.rates(flags["optimizers"], flags["lr"])
+    flags["lr"] = module.rates(flags["optimizers"], flags["lr"])
     settings = {name: value for name, value in flags.items() if name in known and name != "data"}
     if "images" in known:
-        flags["train"] = settings["train"] = flags["train"] or room.images_for(flags["limit"])
-        settings["images"] = read_images(flags["data"] or room.SHIPPED, flags["train"], flags["test"])
+        flags["train"] = settings["train"] = flags["train"] or module.images_for(flags["limit"])
+        settings["images"] = read_images(flags["data"] or module.SHIPPED, flags["train"], flags["test"])
         print(settings["images"].said)
     elif flags.get("data"):
         *settings["data"], said = read_data(flags["data"])
         print(said)
     files = [f"{study}.json", f"{study}.png", f"{study}.md"]
-    out = jobs.prepare(flags["out"], *files[: 2 + hasattr(room, "page")])
+    out = jobs.prepare(flags["out"], *files[: 2 + hasattr(module, "page")])
     if "folder" in known:
         settings["folder"] = out / f"{study}.runs"
     try:
@@ -103,34 +103,34 @@ def run(flags):
         raise ValueError(f"{flags['data']}: no linear model without constant separates the data") from None
     about = {"config": flags, "versions": jobs.versions()}
     written = [jobs.write_json(out / files[0], about | {name: found[name] for name in KEPT if name in found})]
-    if hasattr(room, "page"):
-        text = "\n".join(room.page(found)) + "\n"
+    if hasattr(module, "page"):
+        text = "\n".join(module.page(found)) + "\n"
         written.append(jobs.write(out / files[2], lambda path: path.write_text(text, "utf-8")))
     trouble = None
     try:
-        written.insert(1, draw(room, found, flags.get("momentum"), out / files[1]))
+        written.insert(1, draw(module, found, flags.get("momentum"), out / files[1]))
     except (Exception, KeyboardInterrupt) as problem:
         trouble = problem
-    for line in room.table(found):
+    for line in module.table(found):
         print(line)
     if trouble is not None:
         why = f"{type(trouble).__name__}: {trouble}"
         failed(f"the figure could not be drawn, {why}; the numbers are in {written[0]}")
         return 130 if isinstance(trouble, KeyboardInterrupt) else 2
     print("wrote", *written)
-    return room.status(found) if hasattr(room, "status") else 0
+    return module.status(found) if hasattr(module, "status") else 0
 
 
 # what a result file holds of what was found, in this order
 KEPT = "data predictions kkt_points claims results slopes dial answers".split()
 
 
-def draw(room, found, momentum, path):
+def draw(module, found, momentum, path):
     """Write the study's figure, under matplotlib's own defaults, and return its path."""
     import matplotlib.style
 
     with matplotlib.style.context("default"):
-        figure = room.figure(found)
+        figure = module.figure(found)
         if momentum:
             text = f"discrete form with momentum {momentum:g}"
             figure.text(0.995, 0.005, text, ha="right", va="bottom", fontsize=9, color="0.3")
@@ -311,7 +311,7 @@ def parameters(measure):
 def parser():
     top = Parser(description="The studies: python experiments.py STUDY [flags].")
     studies = top.add_subparsers(dest="study", required=True, metavar="STUDY")
-    for study, room in STUDIES.items():
+    for study, module in STUDIES.items():
         known = parameters(measure_of(study))
         title, *text = inspect.getdoc(measure_of(study)).split("\n\n")
         examples = [k for k, part in enumerate(text) if part.startswith("example:")]
@@ -326,13 +326,13 @@ def parser():
         sub.set_defaults(optimizers=list(CONDITIONERS))
         for name in FLAGS:
             if name in known:
-                add_flag(sub, room, name, known[name], known.get("optimizers"))
+                add_flag(sub, module, name, known[name], known.get("optimizers"))
         shown = "folder for the result files (%(default)s)"
         sub.add_argument("--out", type=filled, default="results", help=shown)
     return top
 
 
-def add_flag(sub, room, name, default, optimizers):
+def add_flag(sub, module, name, default, optimizers):
     """The flag of a parameter. Its help ends with its default in brackets, unless that is None."""
     type, text = FLAGS[name]
     flag = "--data" if name == "images" else f"--{name}"
@@ -345,7 +345,7 @@ def add_flag(sub, room, name, default, optimizers):
     if name == "jobs":
         default = os.cpu_count() or 1
     elif name == "lr":
-        shown = room.rates(optimizers or CONDITIONERS).items()
+        shown = module.rates(optimizers or CONDITIONERS).items()
         text += f" ({', '.join(f'{name} {rate:g}' for name, rate in shown)})"
     elif default is not None:
         default = list(default) if isinstance(default, tuple) else default

@@ -13,7 +13,7 @@ import numpy as np
 from autograd.core import make_vjp
 
 from models import compared, held, recorded
-from solvers import norm, unit
+from solvers import conjugate, norm, on_active, quadratic, unit
 
 
 class Pieces(NamedTuple):
@@ -279,10 +279,10 @@ def solve(choices, v, root, rows, c):
     D, times = choices.problem.model.degree, lambda v: (rows.G @ v[..., None])[..., 0]
     gram = rows.G @ rows.G.swapaxes(1, 2)
     b = np.where(rows.real, 1 + (D - 1 - c * D) * rows.value, -1.0)
-    weight = multipliers(gram, b, rows.weight > 0)
+    weight = quadratic(gram, b, rows.weight > 0)
     straight = c * v + (weight[:, None] @ rows.G)[:, 0]
     missed = choices.values(root * straight, rows) - rows.value - times(straight - v)
-    weight = multipliers(gram, np.where(rows.real, b - missed, -1.0), weight > 0)
+    weight = quadratic(gram, np.where(rows.real, b - missed, -1.0), weight > 0)
     return straight, c * v + (weight[:, None] @ rows.G)[:, 0], weight
 
 
@@ -341,34 +341,6 @@ def newton(choices, w, h, pieces, reach):
     return root * (v + d), lowest >= SADDLE
 
 
-def conjugate(product, r, d, longest, most):
-    """Steihaug's conjugate gradients for B x = r from d, and the lowest curvature <a, B a> / <a, a> met.
-
-    product, r, d   a -> B a, and (runs, p); the result is d + x, no longer than `longest` (runs,)
-    It makes `most` steps at most. The Krylov space of a random r holds B's most negative directions soon.
-    """
-    direction, square, lowest = r, (r * r).sum(-1), np.full(len(r), np.inf)
-    small = 1e-16 * np.maximum(square, 1e-300)
-    going = square > small
-    for _ in range(most):
-        if not going.any():
-            break
-        image = product(direction)
-        curve, own = (direction * image).sum(-1), (direction * direction).sum(-1)
-        lowest = np.where(going, np.minimum(lowest, curve / own), lowest)
-        # how far along the direction the end of reach is
-        along_d, room = (d * direction).sum(-1), np.maximum(longest**2 - (d * d).sum(-1), 0)
-        edge = (np.sqrt(along_d**2 + own * room) - along_d) / own
-        far = going & ~(curve > square / edge)
-        length = np.where(going, np.where(far, edge, square / curve), 0)[:, None]
-        going &= ~far
-        d, r = d + np.where(np.isfinite(length), length, 0) * direction, r - length * image
-        last, square = square, np.where(going, (r * r).sum(-1), square)
-        direction = np.where(going[:, None], r + (square / last)[:, None] * direction, direction)
-        going &= square > small
-    return d, lowest
-
-
 def longest(degree):
     """The size 1 - c of the longest step: from 2/D on steps oscillate."""
     return min(1.2 / degree, 0.999)
@@ -392,73 +364,3 @@ def flat(choices):
 def along(a, order):
     """a (runs, K, ...) with its second axis in the order (runs, K')."""
     return np.take_along_axis(a, order.reshape(*order.shape, *[1] * (a.ndim - 2)), 1)
-
-
-def multipliers(K, b, guess):
-    """The λ >= 0 of least λKλ/2 - bλ: K (runs, k, k), b (runs, k) -> (runs, k).
-
-    guess     (runs, k), which λ are above 0. Corrected a few times, it is tried for all runs at once. The
-              runs for which it fails are solved one by one, by a descending active set
-    """
-    lengths = np.sqrt(np.einsum("rkk->rk", K))
-    scale = np.where(lengths > 0, lengths, 1)
-    K, b = K / scale[:, :, None] / scale[:, None], np.where(lengths > 0, b / scale, 0)
-    active, found, solved = guess.copy(), np.zeros(b.shape), np.zeros(len(b), bool)
-    for _ in range(6):
-        todo = np.flatnonzero(~solved)
-        if not len(todo):
-            break
-        x, slack = on_active(K[todo], b[todo], active[todo])
-        wrong = active[todo] & (x < 0) | ~active[todo] & (slack > TIGHT * abs(b[todo]).max(1, keepdims=True))
-        good = ~wrong.any(1)
-        found[todo[good]], solved[todo[good]] = x[good], True
-        active[todo] ^= wrong
-    for run in np.flatnonzero(~solved):
-        found[run] = descend(K[run], b[run], guess[run])
-    return found / scale
-
-
-TIGHT = 1e-12  # how far a constraint may be off, of rows of length 1
-RIDGE = 1e-14  # of rows of length 1, where rows depend on each other
-
-
-def on_active(K, b, active):
-    """λ with K λ = b on the active rows and 0 elsewhere, and b - K λ: (runs, k) each."""
-    both = active[:, :, None] & active[:, None]
-    M = np.where(both, K, 0) + np.eye(b.shape[1]) * np.where(active, RIDGE, 1)[:, None]
-    x, slack = 0.0, b
-    for _ in range(2):
-        x = x + np.linalg.solve(M, np.where(active, slack, 0)[..., None])[..., 0]
-        slack = b - (K @ x[..., None])[..., 0]
-    return x, slack
-
-
-def descend(K, b, guess):
-    """The same for one run, as Lawson and Hanson: no step raises what is minimised, so that it ends.
-
-    Several rows enter at a time, those that are missed by half as much as the worst, or, if none of these
-    stays, the worst alone.
-    """
-    x, active, share = np.zeros(len(b)), guess.copy(), 0.5
-    for _ in range(10 * len(b) + 10):
-        before = x
-        for _ in range(len(b) + 1):
-            on = np.flatnonzero(active)
-            some, y = K[np.ix_(on, on)] + RIDGE * np.eye(len(on)), np.zeros(len(b))
-            for _ in range(2):
-                y[on] += np.linalg.solve(some, (b - K[:, on] @ y[on])[on])
-            falls = active & (y <= 0)
-            if not falls.any():
-                x = y
-                break
-            length = np.min(x[falls] / np.maximum(x[falls] - y[falls], 1e-300))
-            x = np.where(active, x + length * (y - x), 0)
-            gone = falls & (x <= 1e-15 * abs(x).max(initial=1e-300))
-            active &= ~(gone if gone.any() else falls)
-            x[~active] = 0
-        slack = np.where(active, -np.inf, b - K @ x)
-        if slack.max() <= TIGHT * abs(b).max():
-            break
-        share = 0.5 if (x != before).any() else 1.0
-        active |= slack >= share * slack.max()
-    return np.maximum(x, 0)

@@ -16,7 +16,7 @@ from checks import as_parameters, as_runs, check_model, check_positive, check_se
 from datasets import classes, labelled
 from kinks import Choices, climb, groups, longest, scattered, taken
 from losses import LOSSES
-from solvers import NotSeparable, largest_linf_margin, least_norm, nearest_point, norm, unit  # noqa: F401
+from solvers import NotSeparable, largest_linf_margin, least_norm, nearest_point, norm, shortened, unit  # noqa: F401
 
 
 class Problem:
@@ -302,16 +302,6 @@ class Search:
             len(np.unique(which[other & (part > 1e-9 * part.sum())]))
             for which, other, part in zip(self.which, self.other, self.multipliers)
         ]
-
-
-def shortened(A):
-    """Q and R with A = Q R and orthonormal columns in Q; of a wide or a small A, Q is 1.
-
-    A least-squares problem in A's columns is one in R's, which are short.
-    """
-    if len(A) < 2 * A.shape[1] or len(A) < 500:
-        return np.eye(len(A)), A
-    return np.linalg.qr(A)
 
 
 def scaled(problem, w):

@@ -364,7 +364,7 @@ def figure_of_limits(results):
         style = {"color": colour(r["optimizer"]), "lw": 1.2, "ls": DASHES[r["form"]]}
         if r["form"] == "limit":
             far = r["log10_log_inverse_loss"]
-            residual.plot(far[1:], r["residual"][1:].astype(float), **style | {"ls": "-"})
+            residual.plot(far[1:], r["residual"][1:].astype(float), **style)
         else:
             far = np.log10(np.maximum(-r["log_loss"], 1e-300))
         late = far >= 1
@@ -372,7 +372,7 @@ def figure_of_limits(results):
     panel(size, FAR, MARGIN, yscale="log")
     panel(residual, FAR, "KKT residual of the margin flow", yscale="log")
     for axes in (size, residual):
-        axes.set(xscale="log", xlabel=r"$\log 1/L$ (its logarithm on a logarithmic axis)")
+        axes.set(xscale="log", xlabel=r"$\log 1/L$ (axis: $\log\log\log 1/L$)")
         axes.set_xticks([1, 2, 5, 10, 20, 50, 100], [f"$10^{{{x}}}$" for x in (1, 2, 5, 10, 20, 50, 100)])
         axes.minorticks_off()
         axes.set_xlim(left=1)

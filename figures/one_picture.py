@@ -24,7 +24,7 @@ X, Y = np.array([[0.6, 0.8], [1.6, 0.3], [-0.3, -1.6], [-1.2, -1.4]]), np.array(
 RUNS = (
     ("GD, any start", GD(), (0.0, 0.0), "#000000", "-"),
     ("AdaGrad, start (-2, 2)", AdaGrad(), (-2.0, 2.0), "#D55E00", "-"),
-    ("AdaGrad, start (2, -2)", AdaGrad(), (2.0, -2.0), "#0072B2", "--"),
+    ("AdaGrad, start (2, -2)", AdaGrad(), (2.0, -2.0), "#CC79A7", "-"),
 )
 
 

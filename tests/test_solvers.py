@@ -6,10 +6,15 @@ import reference
 from reference import dot, exact
 
 import solvers
-from solvers import NotSeparable, largest_linf_margin, least_norm, nearest_point, nnls
+from solvers import NotSeparable, largest_linf_margin, least_norm, nearest_point
 
 SPANS = [1.0, 1e4, 1e6, 1e7, 1e8]
 KINDS = ["integers", "lattice", "duplicates", "offset", "rows", "tiny margin"]
+
+
+def nnls(A, b):
+    """The x >= 0 of least ||A x - b||: the multipliers of the point nearest to b with A^T r <= 0."""
+    return nearest_point(b, -A.T, np.zeros(A.shape[1]))[1]
 
 
 def random_problem(rng, kind, span):
