@@ -9,10 +9,20 @@ import pytest
 import experiments
 from checks import check_conditioner
 from datasets import default_data
-from limits import ascend, margin_flow, to_rest
-from minibias import Problem, approximate_kkt, certificate, certify, normalised_margin, predict
+from limits import ascend, hessian, margin_flow, to_rest
+from minibias import (
+    Problem,
+    alignment,
+    approximate_kkt,
+    certificate,
+    certify,
+    normalised_margin,
+    predict,
+    surrogate_margin,
+)
 from models import MLP, Linear
-from optimizers import CONDITIONERS, GD, AdaGrad, Conditioner, Flow, RMSProp, descend, follow
+from optimizers import CONDITIONERS, GD, AdaGrad, Conditioner, Flow, RMSProp, descend, follow, start
+from training import LateFlow
 
 X, Y = default_data(0)
 
@@ -225,7 +235,11 @@ def test_a_model_is_never_called_without_runs(labels):
     for function, arguments in functions(problem):
         function(*[none] * arguments)
     assert problem.margins(none).shape == (0, 100) and problem.jacobian(none).shape == (0, 100, 3)
-    assert problem.slopes(none, none).shape == (0, 100)
+    assert problem.slopes(none, none).shape == (0, 100) and hessian(problem, none).shape == (0, 3, 3)
+    state = start(problem, GD(), none)
+    assert LateFlow(problem)(state).w.shape == (0, 3)
+    assert surrogate_margin(problem, state.log_loss, none, none + 1).shape == (0,)
+    assert alignment(none, none + 1, state.u).shape == (0,)
     # neither where no run separates the data
     w = np.array([[1.0, 1, -1], [-2, 0.5, 1]])
     assert (problem.margins(w).min(-1) < 0).all() and np.isnan(certificate(problem, w, np.ones((2, 3)))).all()

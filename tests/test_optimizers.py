@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from datasets import default_data
-from limits import LateFlow, ascend, implicit_step
+from limits import ascend, implicit_step
 from minibias import Problem, certificate, norm, predict, unit
 from models import MLP, Linear
 from optimizers import (
@@ -25,6 +25,7 @@ from optimizers import (
     start,
     trajectory,
 )
+from training import LateFlow
 
 EPS, B = 1e-5, 0.9
 ADAPTIVE = ["adagrad", "rmsprop", "adam"]
