@@ -28,7 +28,7 @@ from optimizers import conditioners, descend
 from plots import FAR, angle_of, colour, groups, new_figure, normal
 
 FORMS = ("discrete", "flow", "limit")
-WAY = (-1.0, -1.5, -2.0, -3.0, -5.0, -10.0, AT_REST / 2, AT_REST)  # log L where a way to a limit is recorded
+WAY = -np.geomspace(1, -AT_REST, 25)  # log L where a way to a limit is recorded
 
 
 def rates(optimizers, lr=None):
@@ -294,7 +294,7 @@ def ways(states, path, good):
     passed = np.array([(log_loss <= level).argmax(0) for level in WAY])
     passed[-1] = len(states) - 1  # where the flow ends
     w = np.array([state.w[good] for state in states])[passed, np.arange(log_loss.shape[1])]
-    far = np.repeat(np.log10(-np.array(WAY))[:, None], log_loss.shape[1], axis=1)
+    far = np.repeat(np.log10(-WAY)[:, None], log_loss.shape[1], axis=1)
     far[-1] = np.log10(-log_loss[-1])
     return {
         "far": np.concatenate([far, *(state.far[None] for state in path)]),

@@ -310,7 +310,7 @@ def parameters(measure):
 
 def parser():
     top = Parser(description="The studies: python experiments.py STUDY [flags].")
-    studies = top.add_subparsers(dest="study", required=True, metavar="STUDY")
+    studies = top.add_subparsers(dest="study", required=True, metavar="{" + ",".join(STUDIES) + "}")
     for study, module in STUDIES.items():
         known = parameters(measure_of(study))
         title, *text = inspect.getdoc(measure_of(study)).split("\n\n")
