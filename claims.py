@@ -38,8 +38,7 @@ def measure(seed=0, eps=1e-5, b=0.9, lr=None, runs=100, jobs=1, losses=None, rep
 
     Measures every checkable statement of the slides on the authors' data, for all optimizers and both losses.
     The rows are also written as a page, OUT/claims.md. Exits 1 if a theorem fails. It takes about a minute on
-    two cores. The bounds are meant for the default flags: with a small --lr, say, the finite number of steps
-    may not be enough.
+    two cores. The bounds are meant for the default flags: a small --lr, say, needs more steps.
 
     example: python experiments.py claims --seed 3
 
