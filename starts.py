@@ -22,7 +22,7 @@ SAME = 1e-6  # directions no farther from each other count as one
 DIAL = tuple(float(10.0**k) for k in range(-6, 11))  # AdaGrad's ε: from its own problem to gradient descent's
 DIAL_STARTS = 40  # of each radius
 PIXELS = 140  # across a disc
-SHADES = ("#0072B2", "#E69F00", "#000000", "#CC79A7")  # of the radii in the dial
+SHADES = ("#56B4E9", "#E69F00", "0.4", "#F0E442")  # of the radii in the dial
 
 
 def rates(optimizers, lr=None):
@@ -147,7 +147,7 @@ def figure(found):
     for row, optimizer in zip(discs, optimizers):
         colours = draw_discs(row, near, results, angles, optimizer, gd, "viridis", 1)
     words = ["where every start (w, v) ends;", "$w_1$ to the right, $w_2$ up, $|v|$ towards the centre"]
-    words += ["orange line: the border under GD"] if gd and len(optimizers) > 1 else []
+    words += ["pink line: the border under GD"] if gd and len(optimizers) > 1 else []
     words = words if len(radii) == 1 else [" ".join(words[:2]), *words[2:]]
     top.suptitle("\n".join(words if colours else ["no start leads to a limit"]), fontsize=10)
     if colours:
@@ -287,7 +287,7 @@ def draw_disc(axes, near, values, colours, scale, border=None):
     place = {"origin": "lower", "extent": (-1, 1, -1, 1)}
     image = axes.imshow(np.append(values, np.nan)[near], cmap=colours, norm=scale, **place)
     if border is not None:
-        axes.contour(np.append(np.sign(border), np.nan)[near], [0], colors="#D55E00", linewidths=0.8, **place)
+        axes.contour(np.append(np.sign(border), np.nan)[near], [0], colors="#CC79A7", linewidths=1.2, **place)
     axes.add_patch(Circle((0, 0), 1, fill=False, ec="0.4", lw=0.8, clip_on=False))
     axes.set(xticks=[], yticks=[], frame_on=False)
     return image
