@@ -79,7 +79,7 @@ def as_runs(model, w, h=None):
 def check_separates(q):
     """Whether the margins q (runs, N) of every run are positive."""
     for run in np.flatnonzero(~(q.min(-1) > 0))[:1]:
-        least = f"the least margin of run {run} is {q[run].min() + 0.0:.3g}"
+        least = f"the least margin of run {run} is {q[run].min() + 0.0:.3g}"  # a -0 becomes 0
         raise ValueError(f"w must separate the data, but {least}; keep the runs whose margins are above 0")
 
 

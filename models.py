@@ -79,7 +79,7 @@ def relu(z, clarke=0.0):
 
 def largest(a, axis=-1):
     """max(a) along an axis; of equal entries the first has all of the derivative."""
-    return choose(lambda chosen, a: anp.sum(chosen * a, axis), a, winner, axis)
+    return choose(lambda chosen, a: anp.sum(times(chosen, a), axis), a, winner, axis)
 
 
 @primitive

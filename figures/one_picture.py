@@ -22,9 +22,9 @@ from optimizers import GD, AdaGrad, follow  # noqa: E402
 
 X, Y = np.array([[0.6, 0.8], [1.6, 0.3], [-0.3, -1.6], [-1.2, -1.4]]), np.array([1, 1, -1, -1])
 RUNS = (
-    ("GD, any start", GD(), (0.0, 0.0), "#000000", "-"),
-    ("AdaGrad, start (-2, 2)", AdaGrad(), (-2.0, 2.0), "#D55E00", "-"),
-    ("AdaGrad, start (2, -2)", AdaGrad(), (2.0, -2.0), "#CC79A7", "-"),
+    ("GD, any start", GD(), (0.0, 0.0), "#000000"),
+    ("AdaGrad, start (-2, 2)", AdaGrad(), (-2.0, 2.0), "#D55E00"),
+    ("AdaGrad, start (2, -2)", AdaGrad(), (2.0, -2.0), "#CC79A7"),
 )
 
 
@@ -38,11 +38,11 @@ def figure():
     for x, y in zip(X, Y):  # the line y w·x = 1
         foot, along = y * x / (x @ x), np.array([-x[1], x[0]]) / np.sqrt(x @ x)
         axes.plot(*np.transpose([foot - 5 * along, foot + 5 * along]), color="0.6", lw=0.8)
-    for name, conditioner, w0, colour, dash in RUNS:
+    for name, conditioner, w0, colour in RUNS:
         flow, *_ = follow(problem, conditioner, np.array([w0]))
         (limit,), (h,) = margin_flow(problem, flow.w, flow.h).w, flow.h
         size = np.sqrt((limit**2 / h).sum())
-        axes.plot(*(size * np.sqrt(h)[:, None] * [np.cos(angle), np.sin(angle)]), dash, color=colour, lw=1.2)
+        axes.plot(*(size * np.sqrt(h)[:, None] * [np.cos(angle), np.sin(angle)]), color=colour, lw=1.2)
         axes.plot(*limit, "o", color=colour, ms=7, label=f"{name}: h∞ ∝ (1, {h[1] / h[0]:.2f})")
     axes.set(xlim=(-0.4, 2.1), ylim=(-0.2, 1.9), aspect="equal", xlabel="$w_1$", ylabel="$w_2$")
     axes.text(2.0, 1.8, "all margins ≥ 1", ha="right", va="top", color="0.35")

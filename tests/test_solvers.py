@@ -6,7 +6,7 @@ import reference
 from reference import dot, exact
 
 import solvers
-from solvers import NotSeparable, largest_linf_margin, least_norm, nearest_point
+from solvers import NotSeparable, largest_linf_margin, least_norm, nearest_point, quadratic
 
 SPANS = [1.0, 1e4, 1e6, 1e7, 1e8]
 KINDS = ["integers", "lattice", "duplicates", "offset", "rows", "tiny margin"]
@@ -247,3 +247,18 @@ def test_larger_problems_meet_the_conditions_that_suffice(span):
         assert q.min() > 1 - 1e-8 and multipliers.min() >= 0 and abs(q[multipliers > 0] - 1).max() < 1e-8
         assert (abs(v - multipliers @ G) <= 1e-10 * (multipliers @ abs(G))).all()
         np.testing.assert_allclose(v @ v, multipliers.sum(), rtol=1e-8)
+
+
+def test_the_quadratic_problem_of_a_step_is_solved_from_any_guess_and_for_dependent_rows():
+    """λ >= 0, K λ >= b and λ (K λ - b) = 0 suffice; ||G^T λ|| is unique also where λ is not."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        G = rng.normal(size=(4, 6, 3))
+        G[:, 5] = G[:, 4]  # equal rows, in the plane of others
+        K, b = G @ G.swapaxes(1, 2), (G @ rng.normal(size=(4, 3, 1)))[..., 0]
+        found = [quadratic(K, b, guess) for guess in (np.zeros((4, 6), bool), rng.random((4, 6)) < 0.5)]
+        for weight in found:
+            slack = (K @ weight[..., None])[..., 0] - b
+            assert (weight >= 0).all() and slack.min() > -1e-9 and abs(weight * slack).max() < 1e-9
+        ends = [(weight[:, None] @ G)[:, 0] for weight in found]
+        np.testing.assert_allclose(ends[0], ends[1], atol=1e-8)
