@@ -46,8 +46,8 @@ def largest_linf_margin(Z):
         end, weights = nearest_point(np.append(v, t / unit + 10.0 ** (k + 1)), G, bounds, active)
         v, t, active = end[:p], end[p] * unit, np.flatnonzero(weights)
         # optimal if up = -Σ found_i A_i with found >= 0
-        A, zeros = G[active], np.zeros(len(active), EXTENDED)
-        off, found, _ = project(A, *factor(A), up.astype(EXTENDED), zeros, up, zeros, 4)
+        A = G[active]
+        off, found, _ = on_equality(up, A, np.zeros(len(A)), factor(A), EXTENDED)
         shares = abs(found)[:, None] * abs(A)
         noise = 1e-15 * (shares.sum(0) + abs(G).max(0))
         found = np.where((shares <= noise).all(1), 0, found)
@@ -71,20 +71,18 @@ def nearest_point(f, G, c, active=()):
     answer that is good to 1e-8.
     """
     rows = 2.0 ** np.frexp(abs(G).max(1))[1]
-    scaled, bounds, active = G / rows[:, None], c / rows, list(active)
-    if active and np.linalg.matrix_rank(scaled[active] / abs(scaled).max(0).clip(1e-300)) < len(active):
-        active = []
+    scaled, bounds = G / rows[:, None], c / rows
     with np.errstate(all="ignore"):  # what overflows does not pass the checks
-        likely = search(f, scaled, bounds, active, float, 1e-12, 1)[0]  # fast, and nearly always right
+        likely = search(f, scaled, bounds, list(active), float)[0]  # fast, and nearly always right
         for guess in (likely, []):
             try:
-                found = search(f, scaled, bounds, guess, EXTENDED, 100 * float(np.finfo(EXTENDED).eps), 4)
+                found, v, weights, error = search(f, scaled, bounds, guess, EXTENDED)
             except NotSeparable as proof:
                 multipliers = proof.multipliers / rows
                 raise NotSeparable(multipliers / (multipliers @ c)) from None
-            active, v, multipliers = found[0], found[1].astype(float), np.zeros(len(G))
-            multipliers[active] = found[2]
-            if is_nearest(f, scaled, bounds, active, v, multipliers, found[3]):
+            multipliers = np.zeros(len(G))
+            multipliers[found] = weights
+            if is_nearest(f, scaled, bounds, found, v, multipliers, error):
                 return v, multipliers / rows
     raise refusal(G)
 
@@ -134,64 +132,58 @@ def refusal(G):
     )
 
 
-def search(f, G, c, active, precision, tolerance, rounds):
-    """The active constraints, v, their λ and v's last correction, as Goldfarb and Idnani (1983).
+def search(f, G, c, active, precision):
+    """The active constraints at the point nearest to f, v, their λ and v's last correction, from a guess.
 
-    Between steps, v is the point nearest to f where the active constraints hold with equality, and λ >= 0.
-    A step takes the most violated constraint, `new`, and lets its weight grow from 0. Meanwhile v moves along
-    z, the part of G_new orthogonal to the active rows, and λ along `shifts`. Either `new` holds first and
-    becomes active, or some λ_i is 0 first and i is active no more. If neither can be, no v satisfies all.
+    It is Lawson and Hanson's search (1974). The most violated constraint, `new`, becomes active. Then λ moves
+    towards what makes all active ones hold with equality, until it is there or some λ_i is 0, which is active
+    no more. Where G_new depends on the active rows there is no such λ. Then λ moves along the dependence, and
+    if no λ_i falls there, no v satisfies all.
     """
-    f, G, c, active = f.astype(precision), G.astype(precision), c.astype(precision), list(active)
-    sizes, bounds = abs(G).astype(float), abs(c)
-    columns, lengths = sizes.max(0), np.sqrt((sizes * sizes) @ np.ones(len(f))).clip(0.5)
-    allowed = np.full(len(c), tolerance)  # grows where a constraint returns, lest rounding goes in circles
-    idle = np.zeros(len(c), bool)  # violated by rounding alone
-    v, multipliers, Q, new, weight = f, np.zeros(len(active), precision), None, None, 0.0
+    sizes, lengths, bounds = abs(G), norm(G).clip(0.5), abs(c)
+    columns, tolerance = sizes.max(0), 1e-14 if precision is EXTENDED else 1e-11
+    allowed = np.full(len(c), 1e-12)  # grows where a constraint returns, lest rounding goes in circles
+    idle, rounding = np.zeros(len(c), bool), 4 * float(np.finfo(precision).eps) * sizes @ abs(f)
+    if np.linalg.matrix_rank(G[active] / columns.clip(1e-300)) < len(active):
+        active = []
+    weights, new = np.zeros(len(active)), None
     for _ in range(20 * sum(G.shape)):
-        A, start = G[active], f if new is None else f + weight * G[new]
-        if Q is None:
-            Q, inverse = factor(A)
-        v, multipliers, error = project(A, Q, inverse, start, c[active], v, multipliers, rounds)
-        if new is None and multipliers.min(initial=0) < 0:  # a wrong guess, or rounding
-            active, multipliers, Q = *without(multipliers.argmin(), active, multipliers), None
+        A = G[active]
+        factors = factor(A)
+        v, goal, error = on_equality(f, A, c[active], factors, precision)
+        falls = np.flatnonzero(goal < 0)
+        if len(falls):
+            shares = weights[falls] / (weights[falls] - goal[falls])
+            gone = falls[(goal[falls] if new is None else shares).argmin()]  # of a wrong guess the worst
+            idle[new] |= new is not None and active[gone] == new  # it was violated by rounding alone
+            active, weights = without(gone, active, weights + shares.min() * (goal - weights))
             continue
-        if new is None:
-            missing = c - G @ v
-            missing[active] = 0
-            violated = (missing > allowed * (bounds + sizes @ abs(v))) & ~idle
-            vanished = v @ v <= max(tolerance, 1e-15) ** 2 * (f @ f) and (c <= 0).all()  # as good as v = 0
-            if vanished or not violated.any():
-                break
-            new, weight = int(np.where(violated, missing / lengths, 0).argmax()), 0.0
-        zeros = np.zeros(len(A), precision)
-        z, shifts, _ = project(A, Q, inverse, G[new], zeros, G[new], zeros, rounds)
-        noise = 100 * tolerance * (sizes[new] + abs(shifts) @ sizes[active] + columns)
-        full, rounding = (c[new] - G[new] @ v) / (z @ z), False  # the weight at which `new` holds
-        if len(A) == len(f) or (abs(z) <= noise).all():  # G_new = -Σ shifts_i G_i: no weight does
-            total, terms = c[new] + shifts @ c[active], bounds[new] + abs(shifts) @ bounds[active]
-            full, rounding = np.inf, total <= tolerance * terms
-            if precision is EXTENDED and not rounding:
+        weights, missing = goal, c - G @ v
+        missing[active] = 0
+        violated = (missing > allowed * (bounds + sizes @ abs(v)) + rounding) & ~idle
+        if not violated.any():
+            break
+        new, weight = int(np.where(violated, missing / lengths, 0).argmax()), 0.0
+        allowed[new] *= 4
+        z, shifts, _ = on_equality(G[new], A, np.zeros(len(A)), factors, precision)
+        noise = tolerance * (sizes[new] + abs(shifts) @ sizes[active] + columns)
+        if len(A) == len(f) or (abs(z) <= noise).all():  # G_new = -Σ shifts_i G_i
+            if precision is EXTENDED:
                 refute(G, c, [*active, new], np.append(shifts, 1), noise)
-        falls = np.flatnonzero(shifts < 0)
-        shares = np.maximum(multipliers[falls], 0) / -shifts[falls]
-        step = min(shares.min(initial=np.inf), full)
-        if step == np.inf or (rounding and weight == 0):
-            idle[new], new = True, None
-            continue
-        v, multipliers, weight = v + step * z, multipliers + step * shifts, weight + step
-        if step == full:
-            Q, inverse = extend(Q, inverse, z, shifts)
-            active, multipliers = [*active, new], np.append(multipliers, weight)
-            allowed[new] *= 4
-            idle[:], new = False, None
-        else:
-            active, multipliers, Q = *without(falls[shares.argmin()], active, multipliers), None
-    return active, v, multipliers, error
+            falls = np.flatnonzero(shifts < 0)
+            total, terms = c[new] + shifts @ c[active], bounds[new] + abs(shifts) @ bounds[active]
+            if not len(falls) or total <= 1e-12 * terms:
+                idle[new] = True
+                continue
+            shares = weights[falls] / -shifts[falls]
+            weight = shares.min()
+            active, weights = without(falls[shares.argmin()], active, weights + weight * shifts)
+        active, weights = [*active, new], np.append(weights, weight)
+    return active, v, weights, error
 
 
-def without(i, active, multipliers):
-    return active[:i] + active[i + 1 :], np.delete(multipliers, i)
+def without(i, active, weights):
+    return active[:i] + active[i + 1 :], np.delete(weights, i)
 
 
 def refute(G, c, rows, weights, noise):
@@ -206,33 +198,26 @@ def refute(G, c, rows, weights, noise):
 
 def factor(A):
     """Q (p, k) and R^-1 with A^T = Q R. Large coordinates come first: so small ones keep their digits."""
-    if len(A) == 0:
-        return A.T, A @ A.T
-    order = np.argsort(-abs(A).max(0))
-    Q, R = np.linalg.qr(A.T[order].astype(float))
+    order = np.argsort(-abs(A).max(0, initial=0))
+    Q, R = np.linalg.qr(A.T[order])
     return Q[np.argsort(order)], np.linalg.inv(R + np.diag(R.diagonal() == 0))  # a 0 does not pass the checks
 
 
-def extend(Q, inverse, z, shifts):
-    """The factors with one more row a in A, from its z = a - Q Q^T a and shifts = -R^-1 Q^T a."""
-    length, k = np.sqrt(z @ z), len(shifts)
-    grown = np.zeros((k + 1, k + 1))
-    grown[:k, :k], grown[:k, k], grown[k, k] = inverse, shifts / length, 1 / length
-    return np.column_stack([Q, (z / length).astype(float)]), grown
-
-
-def project(A, Q, inverse, f, c, v, multipliers, rounds):
-    """The v nearest to f with A v = c, λ in v = f + A^T λ, v's last correction: a first guess refined.
+def on_equality(f, A, c, factors, precision):
+    """The v nearest to f with A v = c, λ in v = f + A^T λ, and v's last correction, from A's `factors`.
 
     v is an unknown of its own beside λ: where it is small beside Σ |A_i λ_i|, the sum has lost its digits.
-    Residuals are in the precision of f, corrections are floats (Björck 1967).
+    Residuals are in this precision, corrections are floats (Björck 1967).
     """
-    for _ in range(rounds):
+    Q, inverse = factors
+    f, A, c = (a.astype(precision) for a in (f, A, c))
+    v, multipliers = f, np.zeros(len(A), precision)
+    for _ in range(1 if precision is float else 3):
         off, missing = (f - v + multipliers @ A).astype(float), (c - A @ v).astype(float)
         along = missing @ inverse - off @ Q
         error = off + Q @ along
         v, multipliers = v + error, multipliers + inverse @ along
-    return v, multipliers, error
+    return v.astype(float), multipliers.astype(float), error
 
 
 # For many runs at once, and less exactly: the problems of a step of the margin flow (see kinks.py).
