@@ -12,25 +12,29 @@ from itertools import islice
 
 import numpy as np
 
-from checks import learning_rates
 from datasets import default_data
 from jobs import silent, spread, versions
 from limits import AT_REST, ascend, margin_flow, margin_path, to_rest
-from losses import LOSSES
 from minibias import Problem, approximate_kkt, certificate, norm, predict, surrogate_margin, unit
-from models import MLP, Linear
-from optimizers import CONDITIONERS, Conditioner, Discrete, Flow, State, descend, start, trajectory
+from models import LOSSES, MLP, Linear
+from optimizers import (
+    CONDITIONERS,
+    Conditioner,
+    Discrete,
+    Flow,
+    State,
+    descend,
+    learning_rates,
+    start,
+    trajectory,
+)
 from plots import FAR, colour, entry, name_above, new_figure, panel
 from statements import LEVELS, STATEMENTS
 
 HALF = AT_REST / 2  # log L from which on the flow counts as late
 RECORDED = (300, 2000, 2500, 3000, 4000, 5000, 8000, 10_000, 16_000, 30_000)  # discrete steps
+RATES = {None: 0.1, "gd": 0.001}  # learning rates of the discrete form, None for all others
 QIAN_RATES, QIAN_STEPS = (0.5, 0.1), 100_000  # Qian and Qian's learning rates; they made 1e8 steps
-
-
-def rates(optimizers, lr=None):
-    """Learning rates of the discrete form as in `learning_rates`, by default 0.001 for GD, 0.1 for others."""
-    return learning_rates(optimizers, lr, 0.1, gd=0.001)
 
 
 def measure(seed=0, eps=1e-5, b=0.9, lr=None, runs=100, jobs=1, losses=None, report=silent):
@@ -42,14 +46,14 @@ def measure(seed=0, eps=1e-5, b=0.9, lr=None, runs=100, jobs=1, losses=None, rep
 
     example: python experiments.py claims --seed 3
 
-    lr       of the discrete update: a dict optimizer -> learning rate, a number for all, None as in `rates`
+    lr       of the discrete update: a dict optimizer -> learning rate, a number for all, None as in `RATES`
     runs     initialisations of the neuron; networks have ten
     losses   some of LOSSES; None takes all
     jobs     processes; `report` gets how far they are, as in `jobs.spread`
     Returns {"claims": a list of `statements.row`s, "proof": what the figure shows of each optimizer, the
     `Case.proof` of run 0 with the exponential loss}.
     """
-    lr, losses = rates(CONDITIONERS, lr), tuple(losses or LOSSES)
+    lr, losses = learning_rates(CONDITIONERS, lr, RATES), tuple(losses or LOSSES)
     subjects = [
         Case(name, loss, conditioner(eps, b), lr[name], seed, runs)
         for name, conditioner in CONDITIONERS.items()

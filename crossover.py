@@ -4,21 +4,17 @@ import math
 
 import numpy as np
 
-from checks import learning_rates
 from datasets import classes, crossover_data, given
 from jobs import say, silent, spread
 from limits import EXPLAINED
-from minibias import Problem, certificate, norm, normalised_margin, predict, predict_linf, unit
+from minibias import Problem, certificate, norm, normalised_margin, predict, unit
 from models import Linear
-from optimizers import SEPARATES_WITHIN, Flow, conditioners, start, trajectory, with_epsilon
+from optimizers import SEPARATES_WITHIN, Flow, conditioners, learning_rates, start, trajectory, with_epsilon
 from plots import FAR, colour, groups, named, new_figure, panel
+from solvers import largest_linf_margin
 
+RATES = {None: 1.0}  # learning rates of the flow: the slides' flow
 SMALLEST_EPSILON = 1e-290  # S must be resolved beside ε, and float64 ends at 1e-308
-
-
-def rates(optimizers, lr=None):
-    """Learning rates of the flow as in `learning_rates`, by default 1 for all: the slides' flow."""
-    return learning_rates(optimizers, lr, 1.0)
 
 
 def measure(
@@ -43,7 +39,7 @@ def measure(
 
     optimizers  names in CONDITIONERS, or a dict name -> conditioner, each of which is taken at every ε
     data        as in `direction.measure`, of two classes or more
-    lr          of the flow: a dict optimizer -> number, a number for all, None as in `rates`
+    lr          of the flow: a dict optimizer -> number, a number for all, None as in `RATES`
     b, loss, jobs, report   as in `direction.measure`
     Returns {"data", "predictions": both directions with their proofs, "results": one for each optimizer and
     ε, "slopes": optimizer -> slope of the crossings against log 1/ε}. Raises ValueError for an ε that float64
@@ -58,7 +54,7 @@ def measure(
     problem = Problem(Linear(x.shape[1], classes(y)), x, y, loss)
     predictions = predict_both(problem)
     directions = np.stack([predictions[name]["direction"] for name in ("linf", "l2")])
-    lr = rates(optimizers, lr)
+    lr = learning_rates(optimizers, lr, RATES)
     tasks = [
         (problem, name, with_epsilon(conditioner, eps), lr[name], directions)
         for name, conditioner in optimizers.items()
@@ -136,6 +132,21 @@ def predict_both(problem):
         "l2": {"direction": l2, "margin": l2_margin, "kkt_residual": residual},
         "distance": norm(linf - l2),
     }
+
+
+def predict_linf(problem):
+    """The w with ||w||_∞ <= 1 of largest min_i q_i(w) for a linear model, to which sign descent converges.
+
+    Returns w (p,), multipliers λ >= 0 (N,) of sum 1, and `unique`, which if true proves that there is no
+    other such w. By linear duality min_i q_i(w) <= ||Σ λ_i ∂q_i||_1 for any such w and λ: equality
+    certifies both. Raises NotSeparable for data that the model cannot separate, ValueError for a model of
+    degree above 1.
+    """
+    if problem.model.degree > 1:
+        raise ValueError(
+            f"the ℓ∞ max-margin direction is for linear models, not degree {problem.model.degree}"
+        )
+    return largest_linf_margin(problem.jacobian(np.zeros((1, problem.model.size)))[0])
 
 
 def job(task):

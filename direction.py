@@ -8,15 +8,14 @@ from functools import cache
 import numpy as np
 
 import plots
-from checks import check_counts, chosen, learning_rates
 from datasets import classes, default_data, given
 from jobs import say, silent, spread, timed, with_nulls
 from limits import AT_REST, CERTIFIED, EXPLAINED, fate, margin_path, put, to_rest
 from minibias import (
     Problem,
-    angle_to_ones,
     certificate,
     certify,
+    check_counts,
     linear,
     norm,
     normalised_margin,
@@ -24,16 +23,12 @@ from minibias import (
     unit,
 )
 from models import MLP, Linear
-from optimizers import conditioners, descend
+from optimizers import chosen, conditioners, descend, learning_rates
 from plots import FAR, angle_of, colour, groups, new_figure, normal
 
+RATES = {None: 0.1, "gd": 0.001}  # learning rates of the discrete form, None for all others
 FORMS = ("discrete", "flow", "limit")
 WAY = -np.geomspace(1, -AT_REST, 25)  # log L where a way to a limit is recorded
-
-
-def rates(optimizers, lr=None):
-    """Learning rates of the discrete form as in `learning_rates`, by default 0.001 for GD, 0.1 for others."""
-    return learning_rates(optimizers, lr, 0.1, gd=0.001)
 
 
 def measure(
@@ -72,7 +67,7 @@ def measure(
     data        (x, y), x (N, d) and y (N,), or the name of a file; None for the authors' data
     constant    whether a feature of ones is appended to x
     eps, b, loss   as in `optimizers.Conditioner` and `Problem`; a dict of optimizers has its own ε and b
-    lr          a dict optimizer -> learning rate of the discrete form, a number for all, None as in `rates`
+    lr          a dict optimizer -> learning rate of the discrete form, a number for all, None as in `RATES`
     momentum    of the discrete form, in [0, 1)
     seed        of the starts and of the authors' data
     jobs        processes; `report` gets how far they are, as in `jobs.spread`
@@ -91,7 +86,7 @@ def measure(
     if not hasattr(problem.model, "init"):
         raise ValueError(f"{type(model).__name__} must have init(rng, runs), which returns w (runs, p)")
     w0 = problem.model.init(np.random.default_rng([seed, 1]), runs)
-    lr = rates(optimizers, lr)
+    lr = learning_rates(optimizers, lr, RATES)
     tasks = [(problem, name, h, w0, forms, lr[name], steps, momentum) for name, h in optimizers.items()]
     done = spread(job, tasks, jobs, report)
     results = [result for results, _ in done for result in results]
@@ -303,6 +298,11 @@ def ways(states, path, good):
 
 
 # ------------------------------------------------------------------------------------ what is printed
+
+
+def angle_to_ones(h):
+    """The angle in degrees between h (..., p) and (1, ..., 1): (...), exact for small angles too."""
+    return 2 * np.degrees(np.arcsin(norm(unit(h) - unit(np.ones(h.shape[-1]))) / 2))
 
 
 def about_limits(r):

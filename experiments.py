@@ -27,8 +27,8 @@ import jobs
 import mnist
 import starts
 from datasets import read_data, read_images
-from losses import LOSSES
-from optimizers import CONDITIONERS
+from models import LOSSES
+from optimizers import CONDITIONERS, learning_rates
 from solvers import NotSeparable
 
 STUDIES = {
@@ -84,7 +84,7 @@ def run(flags):
     study = flags.pop("study")
     module, measure = STUDIES[study], measure_of(study)
     known = parameters(measure)
-    flags["lr"] = module.rates(flags["optimizers"], flags["lr"])
+    flags["lr"] = learning_rates(flags["optimizers"], flags["lr"], module.RATES)
     settings = {name: value for name, value in flags.items() if name in known and name != "data"}
     if "images" in known:
         flags["train"] = settings["train"] = flags["train"] or module.images_for(flags["limit"])
@@ -345,7 +345,7 @@ def add_flag(sub, module, name, default, optimizers):
     if name == "jobs":
         default = os.cpu_count() or 1
     elif name == "lr":
-        shown = module.rates(optimizers or CONDITIONERS).items()
+        shown = learning_rates(optimizers or CONDITIONERS, None, module.RATES).items()
         text += f" ({', '.join(f'{name} {rate:g}' for name, rate in shown)})"
     elif default is not None:
         default = list(default) if isinstance(default, tuple) else default

@@ -7,9 +7,17 @@ from typing import NamedTuple
 import numpy as np
 from autograd.core import make_vjp
 
-from checks import as_runs, check_positive, check_separates
 from kinks import SLACK, Choices, Climbed, Pieces, along, climb, longest, newton, scattered, taken
-from minibias import Problem, certificate, norm, normalised_margin, scaled
+from minibias import (
+    Problem,
+    as_runs,
+    certificate,
+    check_positive,
+    check_separates,
+    norm,
+    normalised_margin,
+    scaled,
+)
 from optimizers import SEPARATES_WITHIN, follow, trajectory
 
 AT_REST = -50.0  # log L where the flow counts as at rest, that is its h: see `to_rest`

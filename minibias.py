@@ -5,6 +5,7 @@ w / ||w|| is the direction of a KKT point of min ||h_∞^-1/2 ⊙ w||² subject 
 q_i = y_i Φ(w, x_i).
 """
 
+import numbers
 from contextlib import nullcontext
 from functools import cached_property
 from typing import NamedTuple
@@ -12,11 +13,10 @@ from typing import NamedTuple
 import autograd.numpy as np
 from autograd.core import make_vjp
 
-from checks import as_parameters, as_runs, check_model, check_positive, check_separates
-from datasets import classes, labelled
+from datasets import classes, labelled, unmasked
 from kinks import Choices, climb, groups, longest, scattered, taken
-from losses import LOSSES
-from solvers import NotSeparable, largest_linf_margin, least_norm, nearest_point, norm, shortened, unit  # noqa: F401
+from models import LOSSES, check_model
+from solvers import NotSeparable, least_norm, nearest_point, norm, shortened, unit  # noqa: F401
 
 
 class Problem:
@@ -344,21 +344,6 @@ def predict(problem, w, h):
     return np.where(certificate(problem, w, h)[:, None] <= 1e-6, w, np.nan)
 
 
-def predict_linf(problem):
-    """The w with ||w||_∞ <= 1 of largest min_i q_i(w) for a linear model, to which sign descent converges.
-
-    Returns w (p,), multipliers λ >= 0 (N,) of sum 1, and `unique`, which if true proves that there is no
-    other such w. By linear duality min_i q_i(w) <= ||Σ λ_i ∂q_i||_1 for any such w and λ: equality
-    certifies both. Raises NotSeparable for data that the model cannot separate, ValueError for a model of
-    degree above 1.
-    """
-    if problem.model.degree > 1:
-        raise ValueError(
-            f"the ℓ∞ max-margin direction is for linear models, not degree {problem.model.degree}"
-        )
-    return largest_linf_margin(problem.jacobian(np.zeros((1, problem.model.size)))[0])
-
-
 def surrogate_margin(problem, log_loss, w, h):
     """ℓ^-1(L) / ||h^-1/2 ⊙ w||^D (...): the slide "Proof Sketch" with v = h_∞^-1/2 ⊙ w and β = h / h_∞."""
     return problem.loss.inverse(log_loss) / norm(w / np.sqrt(h)) ** problem.model.degree
@@ -379,20 +364,50 @@ def approximate_kkt(problem, w, h):
     return epsilon, (e / total * (q - q.min(-1, keepdims=True))).sum(-1) / (norm(v) * norm(descent))
 
 
-def alignment(w, h, u):
-    """The cosine of h^-1/2 ⊙ w and -h^1/2 ⊙ u with u = ∂ log L: (...). As L -> 0 it is 1 at KKT points alone.
-
-    It is 1 - ε² / 2 with the ε of `approximate_kkt`, and so says nothing of δ, which vanishes with L.
-    """
-    root = np.sqrt(h)
-    return -(w * u).sum(-1) / (norm(w / root) * norm(root * u))
-
-
 def linear(model):
     """Whether a model is known to be linear, in w and in x; one's own of degree 1 need not be."""
     return len(getattr(model, "sizes", ())) == 2
 
 
-def angle_to_ones(h):
-    """The angle in degrees between h (..., p) and (1, ..., 1): (...), exact for small angles too."""
-    return 2 * np.degrees(np.arcsin(norm(unit(h) - unit(np.ones(h.shape[-1]))) / 2))
+# What is refused.
+
+
+def check_positive(**values):
+    """Whether each value is a finite number above 0."""
+    for name, value in values.items():
+        if not (isinstance(value, numbers.Real) and 0 < value < np.inf):
+            raise ValueError(f"{name} must be a finite number above 0, not {value!r}")
+
+
+def check_counts(**values):
+    """Whether each value is a whole number from 1 on."""
+    for name, value in values.items():
+        if not (isinstance(value, numbers.Integral) and value >= 1):
+            raise ValueError(f"{name} must be a whole number from 1 on, not {value!r}")
+
+
+def as_parameters(model, w):
+    """w as an array (..., p), p being the model's number of parameters; a list is taken as an array."""
+    w = unmasked("w", w).astype(float) if isinstance(w, (list, tuple)) or hasattr(w, "mask") else w
+    if w.shape[-1:] != (model.size,):
+        raise ValueError(f"w must be (runs, {model.size}), one row for each run, not {w.shape}")
+    return w
+
+
+def as_runs(model, w, h=None):
+    """w, or w and h, as float arrays (runs, p), with the model's p and, for h, positive."""
+    arrays = [unmasked(name, a).astype(float, copy=False) for name, a in zip("wh", (w, h)) if a is not None]
+    for name, a in zip("wh", arrays):
+        if a.ndim != 2 or a.shape[1] != model.size or len(a) != len(arrays[0]):
+            asked = f"({len(arrays[0]) if name == 'h' else 'runs'}, {model.size})"
+            raise ValueError(f"{name} must be {asked}, a row of all parameters for each run, not {a.shape}")
+    if h is not None and not (arrays[1] > 0).all():
+        raise ValueError("h must be positive in every component")
+    return arrays[0] if h is None else arrays
+
+
+def check_separates(q):
+    """Whether the margins q (runs, N) of every run are positive."""
+    for run in np.flatnonzero(~(q.min(-1) > 0))[:1]:
+        least = f"the least margin of run {run} is {q[run].min() + 0.0:.3g}"  # a -0 becomes 0
+        raise ValueError(f"w must separate the data, but {least}; keep the runs whose margins are above 0")

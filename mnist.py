@@ -10,21 +10,17 @@ from functools import reduce
 
 import numpy as np
 
-from checks import check_counts, check_positive, chosen, learning_rates
 from datasets import read_images
 from jobs import fingerprint, resume, silent, with_nulls
-from optimizers import CONDITIONERS
+from minibias import check_counts, check_positive
+from optimizers import CONDITIONERS, chosen, learning_rates
 from plots import FAR, colour, entry, groups, name_above, new_figure, panel
 from training import ALIGNED, DELTAS, FLOW_END, FORMS, LIMIT_BEGINS, RECORDS, train_run
 
 SHIPPED = pathlib.Path(__file__).with_name("data") / "mnist.npz"  # a balanced part of MNIST
+RATES = {None: 0.01, "gd": 0.0002}  # learning rates, None for all others
 DASHES = {"discrete": "-", "flow": "--", "limit": ":"}
 MARGIN = r"normalised margin $q_{\min}/\|w\|^4$"
-
-
-def rates(optimizers, lr=None):
-    """Learning rates as in `checks.learning_rates`, by default 0.0002 for GD and 0.01 for the others."""
-    return learning_rates(optimizers, lr, 0.01, gd=0.0002)
 
 
 def margin(optimizers=None, eps=1e-5, steps=400, **settings):
@@ -100,7 +96,7 @@ def study(
 
     pairs    (claim, larger, smaller): two keys that the slides compare
     steps    full-batch steps
-    lr       a dict optimizer -> learning rate, a number for all, None as in `rates`
+    lr       a dict optimizer -> learning rate, a number for all, None as in `RATES`
     momentum of the steps, in [0, 1); the flow has none
     seed     the first of `seeds` seeds; the initial w depend on the seed alone
     train    training images, None as in `images_for`; `test` test images
@@ -118,7 +114,7 @@ def study(
     check_positive(residual=residual)
     images = read_images(SHIPPED, train, test) if images is None else images
     folder = f"results/{name}.runs" if folder is None else folder
-    lr = rates({optimizer for optimizer, _ in keys}, lr)
+    lr = learning_rates([optimizer for optimizer, _ in keys], lr, RATES)
     shared = {"steps": steps, "loss": loss, "b": b, "momentum": momentum, "width": tuple(width)}
     shared |= {"flow_end": FLOW_END if flow else LIMIT_BEGINS, "residual": residual}
     stamp = fingerprint(name, shared, keys, lr, seed, seeds, flow, limit, images.scale, *images[:4])

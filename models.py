@@ -1,4 +1,6 @@
-"""Homogeneous models Φ(w, x): scaling w by α > 0 scales the output by α^D, and D is the model's `degree`.
+"""What is trained: homogeneous models Φ(w, x), and the losses ℓ(q) of their margins q.
+
+Homogeneous means that scaling w by α > 0 scales the output by α^D. D is the model's `degree`.
 
 A model takes all its parameters as one flat vector and cuts it into layers itself, so that nothing outside
 this file ever sees a layer. It moves many runs at once: w is (..., p) with any leading axes of runs, x is
@@ -10,12 +12,15 @@ The kinks of these networks are σ and max. Each is a choice times something lin
 """
 
 import math
+import numbers
 from contextlib import contextmanager
 from itertools import cycle
 
 import autograd.numpy as anp
 import numpy as np
+from autograd.core import make_vjp
 from autograd.extend import defvjp, notrace_primitive, primitive
+from autograd.tracer import isbox
 
 
 class MLP:
@@ -240,3 +245,133 @@ defvjp(
     lambda ans, g, a, start, size: lambda w: layer_transpose(w, g, start, (g.shape[-2], a.shape[-2])),
     argnums=(0, 1),
 )
+
+
+# Losses ℓ(q) of a margin q, computed as log L, which is finite where L itself overflows or vanishes. A loss
+# is called with the margins q (..., M), `others` of them to a sample (K-1, or 1 for labels ±1). It returns
+# log L (...), e (..., M) and total (..., 1) with ∂ log L / ∂q = -e / total. `inverse` is ℓ^-1(L), from log L.
+
+
+class Exponential:
+    """ℓ(q) = e^-q, so that log L = log Σ e^-q_i."""
+
+    def __call__(self, q, others):
+        return log_sum_exp(q)
+
+    def inverse(self, log_loss):
+        return -log_loss
+
+
+class Logistic:
+    """ℓ(q) = log(1 + e^-q), so that log L = log Σ exp(log ℓ(q_i)); for K classes the cross-entropy."""
+
+    def __call__(self, q, others):
+        if others == 1 and harmless(q):  # then ℓ itself can be formed, with a third of the work
+            functions = library(q)
+            t = functions.exp(-q)
+            total = (functions.log1p(t) @ np.ones(q.shape[-1]))[..., None]
+            return functions.log(total)[..., 0], t / (1 + t), total
+        if others > 1:
+            shape = q.shape
+            lowest, shares, sums = log_sum_exp(q.reshape(*shape[:-1], shape[-1] // others, others))
+            q = -lowest
+        each = log_logistic(q)
+        log_loss, e, total = log_sum_exp(-each)
+        e = e * logistic_weight(q, each)
+        return log_loss, (e[..., None] * (shares / sums)).reshape(*shape) if others > 1 else e, total
+
+    def inverse(self, log_loss):
+        """-log(e^L - 1), which is log 1/L once L is tiny."""
+        return np.where(log_loss < -40, -log_loss, -np.log(np.expm1(np.exp(np.maximum(log_loss, -40)))))
+
+
+LOSSES = {"exp": Exponential(), "log": Logistic()}
+
+
+def log_sum_exp(q):
+    """log Σ_i e^-q_i over the last axis (...), and e (..., N), total (..., 1): the gradient is -e / total."""
+    low = 0.0 if harmless(q) else smallest(q)
+    functions = library(q)
+    e = functions.exp(low - q)
+    total = (e @ np.ones(q.shape[-1]))[..., None]  # BLAS adds faster than sum() does
+    return (functions.log(total) - low)[..., 0], e, total
+
+
+def library(q):
+    """NumPy, or autograd's NumPy where q is traced: its wrappers cost as much as a small array's exp."""
+    return anp if isbox(q) else np
+
+
+@notrace_primitive
+def harmless(q):
+    """Whether e^-q neither overflows nor vanishes anywhere: then the smallest q need not be found."""
+    return q.size > 0 and -300 < q.min() and q.max() < 300
+
+
+@notrace_primitive
+def smallest(q):
+    """min over the last axis, which stays: a shift that leaves the result alone, so not traced."""
+    return q.min(-1, keepdims=True)
+
+
+@primitive
+def log_logistic(q):
+    """log ℓ(q) of the logistic loss: about -q far right and log(-q) far left, exact in between."""
+    t = np.exp(-abs(q))
+    with np.errstate(invalid="ignore"):
+        right = np.where(t > 0, np.log(np.log1p(t) / t), 0.0) - q
+    return np.where(q > 0, right, np.log(np.log1p(t) + abs(q)))
+
+
+def logistic_weight(q, log_loss):
+    """-d/dq log ℓ(q) = 1 / ((1 + e^q) ℓ(q)) in (0, 1), given log ℓ(q): 1 far right, about -1/q far left."""
+    functions = library(q)
+    return functions.exp(-functions.logaddexp(0.0, q) - log_loss)
+
+
+defvjp(log_logistic, lambda ans, q: lambda g: -g * logistic_weight(q, ans))
+
+
+# What is refused, since it would give wrong numbers in silence.
+
+
+def check_model(model, x, outputs):
+    """Whether Φ fits x (N, d) and `outputs` (1 or K), and is homogeneous of the degree that it states.
+
+    At two random w and three samples: Φ(2w, x) = 2^D Φ(w, x), Euler's identity <w, ∂Φ> = D Φ, and Φ of one w
+    does not depend on the other.
+    """
+    about, x = type(model).__name__, x[:3]
+    if isinstance(model, type):
+        raise ValueError(f"the model must be an object, not the class: {model.__name__}(...)")
+    for name in ("size", "degree"):
+        value = getattr(model, name, None)
+        if not (isinstance(value, numbers.Integral) and value >= 1):
+            raise ValueError(f"{about} must have a whole number `{name}` from 1 on, not {value!r}")
+    if getattr(model, "sizes", x.shape[1:])[0] != x.shape[1]:
+        raise ValueError(f"{about} takes {model.sizes[0]} features, but the data have {x.shape[1]}")
+    w, D = np.random.default_rng(0).normal(size=(2, model.size)), model.degree
+    try:
+        backward, phi = make_vjp(lambda w: model(w, x), w)
+        slope = (w * backward(phi)).sum()
+    except Exception as problem:
+        at = f"{about} cannot be evaluated and differentiated at w {w.shape} and x {x.shape}"
+        why = "the features must fit the model, and its functions be those of autograd.numpy"
+        raise ValueError(f"{at}: {problem} ({why})") from problem
+    shape = (2, len(x)) if outputs == 1 else (2, len(x), outputs)
+    if np.shape(phi) != shape:
+        asked = f"{shape} for 2 runs, {len(x)} samples and these labels"
+        raise ValueError(f"{about} must return {asked}, not {np.shape(phi)}")
+    size, tolerance = np.abs(phi).max(), 1e-3 if x.dtype == np.float32 else 1e-6
+    if not np.isfinite(size):
+        raise ValueError(f"{about} must be finite, but its outputs at a random w are not")
+    alone = model(w[:1], x)
+    if np.shape(alone) != (1, *shape[1:]) or np.abs(alone - phi[:1]).max() > 1e-3 * size:
+        raise ValueError(f"{about} mixes the runs: one depends on the others (is an axis=-1 missing?)")
+    doubled = np.abs(model(2 * w, x) - 2.0**D * phi).max()
+    if doubled > tolerance * 2.0**D * size:
+        off = f"Φ(2w) differs from 2^{D} Φ(w) by {doubled / size:.2g} times Φ"
+        raise ValueError(f"{about} is not homogeneous of degree {D}: {off} (a bias, another degree?)")
+    if np.abs(slope - D * (phi * phi).sum()) > tolerance * D * (phi * phi).sum():
+        why = "autograd does not see all of it (are its functions those of autograd.numpy?)"
+        raise ValueError(f"{about} breaks Euler's identity <w, ∂Φ> = {D} Φ: {why}")

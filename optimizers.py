@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from checks import as_runs, check_conditioner, check_positive, chosen
-from minibias import Problem, norm
+from minibias import Problem, as_runs, check_positive, norm
 
 
 def naive(problem, conditioner, w, lr, steps):
@@ -32,8 +31,13 @@ class Conditioner:
     """How an optimizer gathers squared gradients in a sum S, and the h that it computes from S.
 
     S is the slide's sum (discrete form) or integral (continuous form), (runs, p). A subclass may `begin` with
-    any other array whose first axis is the runs. It defines how S grows, by `add` and `relax`, and what h is,
-    by `inverse_square`. Times are in steps, and g2 = ∂L² (runs, p).
+    any other array whose first axis is the runs. It has to define three methods:
+
+    add(S, g2)                     the slide's sum after one more gradient
+    relax(S, g2, log_g2, log_dt)   the slide's integral after a time dt at a constant gradient
+    inverse_square(S, t)           h^-2 > 0 (runs, p), from S at the time t > 0
+
+    Times are in steps, and g2 = ∂L² (runs, p), beside which its logarithm stands since g2 underflows.
 
     eps      ε > 0, inside the root as on the slides; PyTorch and Keras add theirs (about 1e-8) outside it
     b        the decay in (0, 1): RMSProp's and Adam's sum forgets by e^-(1-b) a step, common libraries by b
@@ -49,26 +53,9 @@ class Conditioner:
             raise ValueError(f"b must lie between 0 and 1, both excluded, not {b:g}")
         self.eps, self.b = eps, b
 
-    def missing(self, method, result):
-        return NotImplementedError(
-            f"{type(self).__name__} must define {method}, which returns {result}, as (runs, p)"
-        )
-
     def begin(self, w):
         """S before the first gradient, any array whose first axis is the runs: zeros like w (runs, p)."""
         return np.zeros_like(w)
-
-    def add(self, S, g2):
-        """The slide's sum after one more gradient."""
-        raise self.missing("add(S, g2)", "the sum S after one more squared gradient g2")
-
-    def relax(self, S, g2, log_g2, log_dt):
-        """The slide's integral after a time dt at a constant gradient; log g2, since g2 underflows."""
-        raise self.missing("relax(S, g2, log_g2, log_dt)", "S after a time dt at a constant gradient")
-
-    def inverse_square(self, S, t):
-        """h^-2, from S at the time t > 0."""
-        raise self.missing("inverse_square(S, t)", "h^-2, above 0, from S at the time t")
 
     def inverse_square_at_0(self, g2):
         """h^-2 of the flow at t = 0. Override it only if S = 0 and t = 0 give 0/0; g2 is for its limit."""
@@ -170,7 +157,27 @@ class Adam(RMSProp):
         return np.where(t > 0, np.log(fraction * self.inverse_square(S, t)) - np.log(rate), np.inf)
 
 
+METHODS = ("begin", "add", "relax", "inverse_square", "inverse_square_at_0", "longest")
 CONDITIONERS = {"gd": GD, "adagrad": AdaGrad, "rmsprop": RMSProp, "adam": Adam}
+
+
+def chosen(about, names, known):
+    """Some of the `known` names as a list: None is all of them, and a string is one."""
+    names = list(known) if names is None else [names] if isinstance(names, str) else list(names)
+    if not names or not set(names) <= set(known):
+        raise ValueError(
+            f"{about} must be some of {', '.join(known)}, not {', '.join(map(repr, names)) or 'none'}"
+        )
+    return names
+
+
+def learning_rates(optimizers, lr, usual):
+    """A dict optimizer -> learning rate: what `lr` has, a number for all or a dict of some, else `usual`.
+
+    usual    a dict of some optimizers' rates, and of the others' under None
+    """
+    given = lr if isinstance(lr, dict) else {} if lr is None else dict.fromkeys(optimizers, lr)
+    return {name: given.get(name, usual.get(name, usual[None])) for name in optimizers}
 
 
 def conditioners(optimizers, eps=1e-5, b=0.9):
@@ -190,6 +197,56 @@ def with_epsilon(conditioner, eps):
     other = copy(conditioner)
     other.eps = eps
     return other
+
+
+def check_conditioner(conditioner, size=3):
+    """Whether an object can stand as a conditioner, by what it makes of two random g² (2, size).
+
+    What it gets wrong here would be a wrong number later, in silence. Raises ValueError.
+    """
+    if isinstance(conditioner, type):
+        raise ValueError(f"the conditioner must be an object, not the class: {conditioner.__name__}()")
+    about, g2, dt = type(conditioner).__name__, np.random.default_rng(0).uniform(0.4, 3, (2, size)), 1e-6
+    for method in METHODS:
+        if not callable(getattr(conditioner, method, None)):
+            raise ValueError(f"{about} is no conditioner, it lacks the method {method}: see Conditioner")
+    add, relax, h = conditioner.add, conditioner.relax, lambda S: conditioner.inverse_square(S, 5.0)
+    try:
+        with np.errstate(all="ignore"):
+            zero, begun = conditioner.begin(np.ones_like(g2)), conditioner.begin(np.ones_like(g2))
+            S = add(zero, g2)
+            first, later, alone = h(S), h(add(S, 2 * g2)), h(add(begun[:1], g2[:1]))
+            at_0 = conditioner.inverse_square_at_0(0 * g2)
+            longest = conditioner.longest(S, 5.0, g2, np.log(g2), 0.1)
+            rates = [
+                (add(old, new) - old, (relax(old, new, np.log(new), np.log(dt)) - old) / dt)
+                for old, new in ((begun, g2), (S, 0 * g2))
+            ]
+            facts = {
+                "begin must return shape (2, ...), 2 being the runs": len(zero) == 2,
+                "add must return a new S of the same shape": S.shape == begun.shape and (zero == begun).all(),
+                f"inverse_square must return shape {g2.shape}": first.shape == at_0.shape == g2.shape,
+                f"longest must return shape {g2.shape} or (2, 1)": longest.shape in (g2.shape, (2, 1)),
+                "inverse_square must be h^-2, finite and above 0, also at S = 0: is ε missing?": (
+                    all(np.isfinite(a).all() and a.min() > 0 for a in (first, at_0))
+                ),
+                "begin must begin all that is remembered, which is kept in S, not in self": (
+                    (h(add(begun, g2)) == first).all()
+                ),
+                "inverse_square mixes the runs: one depends on the others (is an axis=-1 missing?)": (
+                    np.allclose(alone, first[:1], rtol=1e-3)
+                ),
+                "inverse_square must not fall as S grows: it is h^-2, not h or h²": (later >= first).all(),
+                # what forgets at the rate 1 - b in time forgets 1 - e^-(1-b) at once: up to 1.6 times less
+                "relax must agree with add to first order in time": all(
+                    (abs(slow - sudden) <= 0.6 * abs(sudden) + 1e-6).all() for sudden, slow in rates
+                ),
+            }
+    except Exception as problem:
+        raise ValueError(f"{about} fails at two runs of {size} parameters: {problem}") from problem
+    for expected, good in facts.items():
+        if not good:
+            raise ValueError(f"{about}.{expected}")
 
 
 class State(NamedTuple):

@@ -9,25 +9,29 @@ from itertools import cycle
 
 import numpy as np
 
-from checks import check_counts, check_positive, learning_rates
 from datasets import classes, default_data, given
 from jobs import silent, spread, timed, with_nulls
 from limits import CERTIFIED, EXPLAINED, margin_flow, to_rest
-from minibias import Problem, certificate, norm, normalised_margin, predict, unit
+from minibias import (
+    Problem,
+    certificate,
+    check_counts,
+    check_positive,
+    norm,
+    normalised_margin,
+    predict,
+    unit,
+)
 from models import MLP
-from optimizers import GD, conditioners, with_epsilon
+from optimizers import GD, conditioners, learning_rates, with_epsilon
 from plots import angle_of, groups, named, new_figure, normal, panel
 
+RATES = {None: 1.0}  # learning rates of the flow: the slides' flow
 SAME = 1e-6  # directions no farther from each other count as one
 DIAL = tuple(float(10.0**k) for k in range(-6, 11))  # AdaGrad's ε: from its own problem to gradient descent's
 DIAL_STARTS = 40  # of each radius
 PIXELS = 140  # across a disc
 SHADES = ("#56B4E9", "#E69F00", "0.4", "#F0E442")  # of the radii in the dial
-
-
-def rates(optimizers, lr=None):
-    """Learning rates of the flow as in `learning_rates`, by default 1 for all: the slides' flow."""
-    return learning_rates(optimizers, lr, 1.0)
 
 
 def measure(
@@ -55,7 +59,7 @@ def measure(
 
     radii     the lengths of the starts; `starts` of them are spread evenly over the sphere of each
     data      as in `direction.measure`, of two classes in the plane
-    lr        of the flow: a dict optimizer -> number, a number for all, None as in `rates`
+    lr        of the flow: a dict optimizer -> number, a number for all, None as in `RATES`
     All else is as in `direction.measure`.
     Returns {"data", "kkt_points": of the L2 problem, "results": one for each optimizer and radius, "dial":
     one for each ε of AdaGrad and radius}. In the dial `moved` is max_j ∫ g_j² dt / ε, how far h has come from
@@ -70,7 +74,7 @@ def measure(
         about = f"{x.shape[1]} features and {max(2, classes(y))} classes"
         raise ValueError(f"the map of starts is for two classes in the plane, not for {about}")
     problem = Problem(MLP((2, 1, 1), 0.5), x, y, loss)
-    points, lr = kkt_points(problem), rates(optimizers, lr)
+    points, lr = kkt_points(problem), learning_rates(optimizers, lr, RATES)
     keys = [(name, conditioner, radius) for name, conditioner in optimizers.items() for radius in radii]
     dial = [("adagrad", e, radius) for e in DIAL for radius in radii] if len(points) else []
     dial = [(name, with_epsilon(optimizers[name], e), r) for name, e, r in dial if name in optimizers]

@@ -10,7 +10,7 @@ import pytest
 
 import claims
 from claims import Case, Qian
-from losses import LOSSES
+from models import LOSSES
 from optimizers import CONDITIONERS, GD, AdaGrad, RMSProp
 
 

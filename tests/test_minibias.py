@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import reference
 
+import crossover
+import direction
 import minibias
 from cnn import Blocks
 from datasets import classes, default_data
-from losses import LOSSES, log_logistic
 from minibias import (
     NotSeparable,
     Problem,
@@ -18,7 +19,7 @@ from minibias import (
     normalised_margin,
     predict,
 )
-from models import MLP, Linear
+from models import LOSSES, MLP, Linear, log_logistic
 from solvers import least_norm
 
 MAGNITUDES = [1e-300, 1.0, 18.0, 40.0, 1e3, 1e8, 1e300]
@@ -111,7 +112,7 @@ def test_normalised_margin_is_invariant_to_the_scale_of_w():
 def test_angle_to_ones_is_the_angle_however_small():
     h = np.array([[2.0, 2, 2], [3, 0, 0], [1, 1, 0], [1 + 3e-12, 1, 1]])
     expected = np.degrees([0, np.arccos(np.sqrt(1 / 3)), np.arccos(np.sqrt(2 / 3)), np.sqrt(2) * 1e-12])
-    np.testing.assert_allclose(minibias.angle_to_ones(h), expected, rtol=1e-3, atol=1e-15)
+    np.testing.assert_allclose(direction.angle_to_ones(h), expected, rtol=1e-3, atol=1e-15)
 
 
 def test_labels_say_how_many_classes_there_are():
@@ -199,7 +200,7 @@ def test_linf_prediction_is_the_exact_one(seed, samples, d, span):
     x = x * np.append(np.ones(d - 1), span)
     Z = y[:, None] * x
     best, vertices = reference.linf_margin(Z)
-    w, multipliers, unique = minibias.predict_linf(Problem(Linear(d), x, y))
+    w, multipliers, unique = crossover.predict_linf(Problem(Linear(d), x, y))
     np.testing.assert_allclose((Z @ w).min(), float(best), rtol=1e-8)
     assert abs(abs(multipliers @ Z).sum() - float(best)) <= 1e-12 * (multipliers @ abs(Z)).sum()
     assert unique == (len(vertices) == 1)
@@ -337,7 +338,7 @@ def proven(problem, Z):
     with weights >= 0 is 0, so that nothing separates. By duality equality of the two margins is a proof.
     """
     try:
-        w, multipliers, unique = minibias.predict_linf(problem)
+        w, multipliers, unique = crossover.predict_linf(problem)
     except NotSeparable as proof:
         combination = proof.multipliers @ Z
         assert (
@@ -375,12 +376,12 @@ def test_linf_prediction_for_several_classes_among_degenerate_vertices(seed):
 
 def test_linf_prediction_says_where_it_may_not_be_the_only_one_and_what_it_refuses():
     two = np.array([1, -1])
-    w, multipliers, unique = minibias.predict_linf(Problem(Linear(2), np.array([[2.0, 0], [-1, 0]]), two))
+    w, multipliers, unique = crossover.predict_linf(Problem(Linear(2), np.array([[2.0, 0], [-1, 0]]), two))
     assert w[0] == 1 and not unique and multipliers.tolist() == [0, 1]
-    w, _, unique = minibias.predict_linf(Problem(Linear(2), np.array([[2.0, -3], [-1, 3]]), two))
+    w, _, unique = crossover.predict_linf(Problem(Linear(2), np.array([[2.0, -3], [-1, 3]]), two))
     np.testing.assert_allclose(w, [1, -1], atol=1e-15)
     assert unique
-    w, multipliers, _ = minibias.predict_linf(
+    w, multipliers, _ = crossover.predict_linf(
         Problem(Linear(2, 3), np.array([[1.0, 0], [-1, 1], [-1, -1]]), np.arange(3))
     )
     np.testing.assert_allclose(
@@ -389,10 +390,10 @@ def test_linf_prediction_says_where_it_may_not_be_the_only_one_and_what_it_refus
         rtol=1e-12,
     )
     with pytest.raises(NotSeparable) as refusal:
-        minibias.predict_linf(Problem(Linear(1), np.array([[1.0], [2.0]]), two))
+        crossover.predict_linf(Problem(Linear(1), np.array([[1.0], [2.0]]), two))
     np.testing.assert_allclose(refusal.value.multipliers, [2 / 3, 1 / 3], rtol=1e-12)
     with pytest.raises(ValueError, match="linear"):
-        minibias.predict_linf(Problem(MLP((2, 1, 1)), np.eye(2), two))
+        crossover.predict_linf(Problem(MLP((2, 1, 1)), np.eye(2), two))
 
 
 @pytest.mark.parametrize("log_loss", [5.0, 0.0, -1e-3, -1.0, -30.0, -39.0, -41.0, -700.0])

@@ -9,9 +9,10 @@ import experiments
 import mnist
 from datasets import crossover_data, default_data
 from experiments import main
-from minibias import Problem, alignment, approximate_kkt, norm, predict, unit
+from minibias import Problem, approximate_kkt, norm, predict, unit
 from models import MLP, Linear
 from optimizers import CONDITIONERS, GD, Discrete, descend
+from training import alignment
 
 
 @pytest.fixture(scope="module")
