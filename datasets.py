@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from models import unmasked
+
 # ---------------------------------------------------------------------------------------------- made
 
 
@@ -48,15 +50,6 @@ def exclusive_or():
     """
     corners = np.array([(1, 1), (-1, -1), (1, -1), (-1, 1)])
     return np.kron(np.linspace(0.6, 1.4, 5)[:, None], corners), np.tile([1.0, 1, -1, -1], 5)
-
-
-def crossover_data():
-    """Eight points in the plane whose ℓ∞ max-margin direction, a corner, is 0.46 away from the L2 one.
-
-    Returns x (8, 2) and y (8,) in ±1.
-    """
-    x = np.array([(0.3, 1), (0.6, 0.9), (1.2, 1.3), (0.5, 1.6)])
-    return np.concatenate([x, -1.1 * x]), np.repeat([1.0, -1.0], 4)
 
 
 # ---------------------------------------------------------------------------------------------- checked
@@ -105,17 +98,6 @@ def labelled(x, y):
     if not 1e-50 < largest < 1e50:
         raise ValueError(f"the largest entry of x must be in 1e-50..1e50, not {largest:g}; scale the data")
     return x, *coded(y)
-
-
-def unmasked(name, a):
-    """An array, a list or a frame as an array. Raises ValueError where entries are masked or rows ragged."""
-    parts = a if isinstance(a, (list, tuple)) else [a]
-    if any(np.ma.is_masked(part) for part in parts):
-        raise ValueError(f"{name} has masked entries, expected an array without: leave those samples out")
-    try:
-        return np.asarray(a)
-    except ValueError:
-        raise ValueError(f"{name} must be an array, with as many entries in each row") from None
 
 
 def one_column(y):

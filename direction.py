@@ -15,14 +15,13 @@ from minibias import (
     Problem,
     certificate,
     certify,
-    check_counts,
-    linear,
+    check_positive,
     norm,
     normalised_margin,
     predict,
     unit,
 )
-from models import MLP, Linear
+from models import MLP, Linear, linear
 from optimizers import chosen, conditioners, descend, learning_rates
 from plots import FAR, angle_of, colour, groups, new_figure, normal
 
@@ -76,7 +75,7 @@ def measure(
     Raises ValueError for values out of range.
     """
     optimizers, forms = conditioners(optimizers, eps, b), chosen("forms", forms, FORMS)
-    check_counts(runs=runs, steps=steps)
+    check_positive(whole=True, runs=runs, steps=steps)
     x, y = given(data, default_data(seed))
     x = np.column_stack([x, np.ones(len(x))]) if constant else x
     model = build_model(model, x.shape[1], classes(y), slope) if isinstance(model, str) else model

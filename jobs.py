@@ -23,7 +23,7 @@ import numpy as np
 
 CHECKPOINT_EVERY = 10.0  # seconds
 # the files that the numbers of a study with checkpoints depend on, in the order of their imports
-ROOMS = "datasets solvers models kinks minibias optimizers limits cnn training"
+ROOMS = "models datasets solvers kinks minibias optimizers limits cnn training"
 LIBRARY = [f"{room}.py" for room in ROOMS.split()]
 NO_GUARD = (
     'no worker process could begin; in a script wrap the call in `if __name__ == "__main__":`, or use jobs=1'

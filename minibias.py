@@ -13,9 +13,9 @@ from typing import NamedTuple
 import autograd.numpy as np
 from autograd.core import make_vjp
 
-from datasets import classes, labelled, unmasked
+from datasets import classes, labelled
 from kinks import Choices, climb, groups, longest, scattered, taken
-from models import LOSSES, check_model
+from models import LOSSES, check_model, linear, unmasked
 from solvers import NotSeparable, least_norm, nearest_point, norm, shortened, unit  # noqa: F401
 
 
@@ -364,26 +364,17 @@ def approximate_kkt(problem, w, h):
     return epsilon, (e / total * (q - q.min(-1, keepdims=True))).sum(-1) / (norm(v) * norm(descent))
 
 
-def linear(model):
-    """Whether a model is known to be linear, in w and in x; one's own of degree 1 need not be."""
-    return len(getattr(model, "sizes", ())) == 2
-
-
 # What is refused.
 
 
-def check_positive(**values):
-    """Whether each value is a finite number above 0."""
+def check_positive(whole=False, **values):
+    """Whether each value is a finite number above 0 or, if `whole`, a whole number from 1 on."""
+    kind, expected = numbers.Real, "a finite number above 0"
+    if whole:
+        kind, expected = numbers.Integral, "a whole number from 1 on"
     for name, value in values.items():
-        if not (isinstance(value, numbers.Real) and 0 < value < np.inf):
-            raise ValueError(f"{name} must be a finite number above 0, not {value!r}")
-
-
-def check_counts(**values):
-    """Whether each value is a whole number from 1 on."""
-    for name, value in values.items():
-        if not (isinstance(value, numbers.Integral) and value >= 1):
-            raise ValueError(f"{name} must be a whole number from 1 on, not {value!r}")
+        if not (isinstance(value, kind) and 0 < value < np.inf):
+            raise ValueError(f"{name} must be {expected}, not {value!r}")
 
 
 def as_parameters(model, w):

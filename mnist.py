@@ -12,7 +12,7 @@ import numpy as np
 
 from datasets import read_images
 from jobs import fingerprint, resume, silent, with_nulls
-from minibias import check_counts, check_positive
+from minibias import check_positive
 from optimizers import CONDITIONERS, chosen, learning_rates
 from plots import FAR, colour, entry, groups, name_above, new_figure, panel
 from training import ALIGNED, DELTAS, FLOW_END, FORMS, LIMIT_BEGINS, RECORDS, train_run
@@ -110,7 +110,7 @@ def study(
     went wrong}.
     """
     train = images_for(limit) if train is None else train
-    check_counts(steps=steps, seeds=seeds, train=train, test=test)
+    check_positive(whole=True, steps=steps, seeds=seeds, train=train, test=test)
     check_positive(residual=residual)
     images = read_images(SHIPPED, train, test) if images is None else images
     folder = f"results/{name}.runs" if folder is None else folder

@@ -15,7 +15,6 @@ from limits import CERTIFIED, EXPLAINED, margin_flow, to_rest
 from minibias import (
     Problem,
     certificate,
-    check_counts,
     check_positive,
     norm,
     normalised_margin,
@@ -67,7 +66,7 @@ def measure(
     Raises ValueError for data that are not two classes in the plane.
     """
     optimizers, radii = conditioners(optimizers, eps, b), np.ravel(radii).tolist()
-    check_counts(starts=starts)
+    check_positive(whole=True, starts=starts)
     check_positive(**{f"radius {k}": radius for k, radius in enumerate(radii, 1)})
     x, y = given(data, default_data(seed))
     if x.shape[1] != 2 or classes(y) != 1:

@@ -19,7 +19,7 @@ from optimizers import CONDITIONERS, GD, AdaGrad, Conditioner
 ROOT = pathlib.Path(__file__).parents[1]
 ROOMS = {path.stem: ast.parse(path.read_text()) for path in ROOT.glob("*.py")}
 # from the rooms that know least to the one that knows all; a room imports only from rooms before it
-THEORY = "datasets solvers models kinks minibias optimizers limits cnn training"
+THEORY = "models datasets solvers kinks minibias optimizers limits cnn training"
 ORDER = f"{THEORY} jobs plots direction crossover starts mnist statements claims experiments".split()
 STUDIES = {"direction", "crossover", "mnist", "claims"}  # statements speak of starts
 

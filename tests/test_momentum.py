@@ -7,7 +7,8 @@ import pytest
 
 import experiments
 import mnist
-from datasets import crossover_data, default_data
+from crossover import crossover_data
+from datasets import default_data
 from experiments import main
 from minibias import Problem, approximate_kkt, norm, predict, unit
 from models import MLP, Linear
