@@ -166,7 +166,8 @@ def summary(rows):
 def job(subject):
     """A worker's job: the case or example, which remembers what it measured, and the rows about it alone."""
     rows = made(subject.about, subject)
-    subject.conclude()
+    if isinstance(subject, Case):
+        subject.conclude()
     return subject, rows
 
 
@@ -177,10 +178,7 @@ def made(about, *subject):
 
 @dataclass(frozen=True)
 class Case:
-    """All runs of one optimizer with one loss: the neuron on the authors' data.
-
-    What several statements ask for is a cached property, measured once.
-    """
+    """All runs of one optimizer and loss: the neuron on the authors' data. Properties are measured once."""
 
     optimizer: str
     loss: str
@@ -372,9 +370,6 @@ class Qian:
     steps: int  # of the discrete update
 
     about = "an example"
-
-    def conclude(self):
-        """There is nothing to forget."""
 
     @cached_property
     def directions(self):

@@ -23,10 +23,7 @@ from models import unmasked
 
 
 def default_data(seed):
-    """The authors' data: 50 + 50 points uniform in boxes of half-width 0.6 around ±(cos 0.5, sin 0.5).
-
-    Returns x (100, 2) and y (100,) in ±1.
-    """
+    """The authors' data, x (100, 2), y in ±1: even in boxes of half-width 0.6 around ±(cos 0.5, sin 0.5)."""
     centre = np.array([np.cos(0.5), np.sin(0.5)])
     x = np.random.default_rng([seed, 0]).uniform(-0.6, 0.6, (100, 2))
     y = np.repeat([1.0, -1.0], 50)
@@ -34,20 +31,14 @@ def default_data(seed):
 
 
 def three_classes(seed):
-    """Five points in each of three sectors of the plane, 0.4 wide, at radii from 0.5 to 2.
-
-    Returns x (15, 2) and y (15,) in 0..2.
-    """
+    """Five points in each of three sectors, 0.4 wide, at radii from 0.5 to 2: x (15, 2) and y in 0..2."""
     rng, y = np.random.default_rng([seed, 0]), np.arange(15) % 3
     angle, radius = 2 * np.pi / 3 * y + rng.uniform(-0.2, 0.2, 15), rng.uniform(0.5, 2, (15, 1))
     return radius * np.stack([np.cos(angle), np.sin(angle)], 1), y
 
 
 def exclusive_or():
-    """Five points on each half of the two diagonals of the plane, at 0.6 to 1.4 times (±1, ±1).
-
-    Returns x (20, 2) and y (20,) in ±1, +1 on one diagonal and -1 on the other.
-    """
+    """Five points at 0.6 to 1.4 times each (±1, ±1): x (20, 2), and y = 1 on one diagonal, -1 on another."""
     corners = np.array([(1, 1), (-1, -1), (1, -1), (-1, 1)])
     return np.kron(np.linspace(0.6, 1.4, 5)[:, None], corners), np.tile([1.0, 1, -1, -1], 5)
 
@@ -201,26 +192,26 @@ def read_table(path):
     except (UnicodeDecodeError, csv.Error) as problem:
         raise ValueError(f"{problem}; {SAVE}") from None
     rows = [(line, cells) for line, cells in rows if any(cells)]
-    header = rows[:1] if is_header(rows) else []  # the line and the names
-    rows, names = rows[len(header) :], header[0][1] if header else None
-    if not rows:
+    named = is_header(rows)
+    names, samples = rows[0][1] if named else None, rows[named:]
+    if not samples:
         raise ValueError("the data hold no samples")
-    width = mode(len(cells) for _, cells in rows)
-    first = [cells[0] for _, cells in rows]
-    counts = width > 2 and len(rows) > 2 and first in ([str(k + j) for k in range(len(rows))] for j in (0, 1))
+    width = mode(len(cells) for _, cells in samples)
+    first = [cells[0] for _, cells in samples]
+    numbered = [str(k) for k in range(len(first) + 1)]
+    counts = width > 2 and len(first) > 2 and first in (numbered[:-1], numbered[1:])
     remarks = [f"header {listed([name or 'nameless' for name in names])}" if names else "no header"]
     if names and len(names) == width - 1 and (counts or all(word[:1].isalpha() for word in first)):
-        names = ["", *names]
-        header = [(header[0][0], names)]
+        names.insert(0, "")
     left_out = nameless(names[0]) if names else counts
-    for line, cells in header + rows:
+    for line, cells in rows:
         if len(cells) != width or width < 2 + left_out:
             expected = f"expected {max(width, 2 + left_out)} columns separated by {SEPARATORS[separator]}"
             raise ValueError(f"line {line} has {counted(len(cells), 'column')}, {expected}; {SAVE}")
     names = names or [f"column {j}" for j in range(1, width + 1)]
     if any(map(nameless, names[1:-1])):
         raise ValueError(f"each column but the first and the last needs a name, not {listed(names)}")
-    for line, cells in rows:
+    for line, cells in samples:
         for name, cell in list(zip(names, cells))[left_out:-1]:
             if not (NUMBER.fullmatch(cell) and math.isfinite(float(cell))):
                 expected = f"expected a finite number{'; ' + SAVE if ',' in cell else ''}"
@@ -231,7 +222,7 @@ def read_table(path):
         remarks.append(f"left out: the first column ({listed(first, 3)}), which names or counts the lines")
     elif counts:
         remarks.append(f"the first column, {shown(names[0])}, counts the lines, and is taken as a feature")
-    table = np.array([cells for _, cells in rows])
+    table = np.array([cells for _, cells in samples])
     return table[:, left_out:-1].astype(float), table[:, -1], remarks
 
 

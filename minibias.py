@@ -206,8 +206,7 @@ def certify(problem, w, h, delta=1e-7):
     """
     w, h = as_runs(problem.model, w, h)
     check_positive(delta=delta)
-    r = np.full((2, len(w)), np.nan)
-    kinks = np.zeros(len(w), int)
+    r, kinks = np.full((2, len(w)), np.nan), np.zeros(len(w), int)
     good = np.flatnonzero(problem.margins(w).min(-1) > 0) if len(w) else np.zeros(0, int)
     for some in groups(problem, len(good)):
         runs = good[some]
@@ -362,9 +361,6 @@ def approximate_kkt(problem, w, h):
     _, e, total = problem.weights(q)
     epsilon = norm(v / norm(v)[..., None] - descent / norm(descent)[..., None])
     return epsilon, (e / total * (q - q.min(-1, keepdims=True))).sum(-1) / (norm(v) * norm(descent))
-
-
-# What is refused.
 
 
 def check_positive(whole=False, **values):
