@@ -23,7 +23,7 @@ from models import unmasked
 
 
 def default_data(seed):
-    """The authors' data, x (100, 2), y in ±1: even in boxes of half-width 0.6 around ±(cos 0.5, sin 0.5)."""
+    """The authors' 100 points, uniform in boxes of half-width 0.6 around y (cos 0.5, sin 0.5), y in ±1."""
     centre = np.array([np.cos(0.5), np.sin(0.5)])
     x = np.random.default_rng([seed, 0]).uniform(-0.6, 0.6, (100, 2))
     y = np.repeat([1.0, -1.0], 50)
@@ -38,7 +38,7 @@ def three_classes(seed):
 
 
 def exclusive_or():
-    """Five points at 0.6 to 1.4 times each (±1, ±1): x (20, 2), and y = 1 on one diagonal, -1 on another."""
+    """Five points at 0.6 to 1.4 times each (±1, ±1): x (20, 2), and y = 1 on one diagonal, -1 on the other."""
     corners = np.array([(1, 1), (-1, -1), (1, -1), (-1, 1)])
     return np.kron(np.linspace(0.6, 1.4, 5)[:, None], corners), np.tile([1.0, 1, -1, -1], 5)
 
