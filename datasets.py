@@ -38,7 +38,7 @@ def three_classes(seed):
 
 
 def exclusive_or():
-    """Five points at 0.6 to 1.4 times each (±1, ±1): x (20, 2), and y = 1 on one diagonal, -1 on the other."""
+    """Five points at 0.6 to 1.4 times each (±1, ±1): x (20, 2), y = 1 on one diagonal, -1 on the other."""
     corners = np.array([(1, 1), (-1, -1), (1, -1), (-1, 1)])
     return np.kron(np.linspace(0.6, 1.4, 5)[:, None], corners), np.tile([1.0, 1, -1, -1], 5)
 
