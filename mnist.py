@@ -201,20 +201,18 @@ def answers(results, form, claim, larger, smaller):
 
     Runs of form `limit` have no log L, and are compared at the last step alone.
     """
-    groups = [
-        [r for r in results if (r["optimizer"], r["eps"]) == key and r["form"] == form]
-        for key in (larger, smaller)
-    ]
-    seeds = sorted(set.intersection(*({r["seed"] for r in group} for group in groups)))
+    own = groups(results, "optimizer", "eps", "form")
+    both = [own.get((*key, form), []) for key in (larger, smaller)]
+    seeds = sorted(set.intersection(*({r["seed"] for r in group} for group in both)))
     if not seeds:
         return []
     levels, rows = [(-math.inf, "last step")], []
     if form != "limit":
-        common = common_level(groups[0] + groups[1])
+        common = common_level(both[0] + both[1])
         levels.append((common, f"log L = {common:.4g}"))
     for metric in ("margin", "test_accuracy"):
         for level, at in levels:
-            by_seed = [{r["seed"]: at_level(r, metric, level) for r in group} for group in groups]
+            by_seed = [{r["seed"]: at_level(r, metric, level) for r in group} for group in both]
             differences = np.array([by_seed[0][seed] - by_seed[1][seed] for seed in seeds])
             name, error = verdict(differences)
             about = {"claim": f"{claim}: {metric.replace('_', ' ')}", "at": f"{form} form, {at}"}
@@ -223,12 +221,6 @@ def answers(results, form, claim, larger, smaller):
             error = error if math.isfinite(error) else None
             rows.append(about | {"mean": differences.mean(), "standard_error": error, "answer": name})
     return rows
-
-
-def by_run(results):
-    """The results of several seeds together: a dict (optimizer, ε, form) -> list."""
-    keys = dict.fromkeys((r["optimizer"], r["eps"], r["form"]) for r in results)
-    return {key: [r for r in results if (r["optimizer"], r["eps"], r["form"]) == key] for key in keys}
 
 
 def summarise(results):
@@ -241,7 +233,7 @@ def summarise(results):
     balance: a swing lowers the cosine, and what is largest is nearest to that of the flow itself.
     """
     rows, results = [], [r for r in results if r["form"] != "limit"]
-    for key, group in by_run(results).items():
+    for key, group in groups(results, "optimizer", "eps", "form").items():
         level = common_level([r for r in results if r["form"] == key[2]])
         row = dict(zip(("optimizer", "eps", "form"), key)) | {"level": level}
         row |= {name: np.array([r[name][-1] for r in group], float) for name in RECORDS}
@@ -316,7 +308,7 @@ def limits(results):
             f" {100 * r['test_accuracy'][-1]:>7.2f} % {r['seconds']:>8.0f}"
         )
     adagrad = {(r["eps"], r["seed"]): r["margin"][-1] for r in ends if r["optimizer"] == "adagrad"}
-    for (optimizer, eps, _), group in by_run(ends).items():
+    for (optimizer, eps), group in groups(ends, "optimizer", "eps").items():
         ratios = [r["margin"][-1] / adagrad[eps, r["seed"]] for r in group if (eps, r["seed"]) in adagrad]
         if optimizer != "adagrad" and ratios:
             shown = ", ".join(f"{ratio:.3g}" for ratio in ratios)

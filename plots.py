@@ -3,6 +3,8 @@
 Matplotlib is imported where a figure begins, so that processes that draw nothing need not load it.
 """
 
+from operator import itemgetter
+
 import numpy as np
 
 from minibias import unit
@@ -24,10 +26,10 @@ def new_figure(width, height):
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def groups(results, key):
-    """The results by what they have under `key`: a dict of lists, in order of appearance."""
-    values = dict.fromkeys(r[key] for r in results)
-    return {value: [r for r in results if r[key] == value] for value in values}
+def groups(results, *keys):
+    """The results by what they have under the keys: a dict of lists, in order of appearance."""
+    value = itemgetter(*keys)
+    return {v: [r for r in results if value(r) == v] for v in dict.fromkeys(map(value, results))}
 
 
 def colour(optimizer):
