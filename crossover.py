@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from datasets import classes, given
+from datasets import classes, crossover_data, given
 from jobs import say, silent, spread
 from limits import EXPLAINED
 from minibias import Problem, certificate, norm, normalised_margin, predict, unit
@@ -15,15 +15,6 @@ from solvers import largest_linf_margin
 
 RATES = {None: 1.0}  # learning rates of the flow: the slides' flow
 SMALLEST_EPSILON = 1e-290  # S must be resolved beside ε, and float64 ends at 1e-308
-
-
-def crossover_data():
-    """Eight points in the plane whose ℓ∞ max-margin direction, a corner, is 0.46 away from the L2 one.
-
-    Returns x (8, 2) and y (8,) in ±1.
-    """
-    x = np.array([(0.3, 1), (0.6, 0.9), (1.2, 1.3), (0.5, 1.6)])
-    return np.concatenate([x, -1.1 * x]), np.repeat([1.0, -1.0], 4)
 
 
 def measure(

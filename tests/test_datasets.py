@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import experiments
-from crossover import crossover_data
 from datasets import (
     IDX_FILES,
     classes,
+    crossover_data,
     default_data,
     labelled,
     read_data,

@@ -7,8 +7,7 @@ import pytest
 
 import experiments
 import mnist
-from crossover import crossover_data
-from datasets import default_data
+from datasets import crossover_data, default_data
 from experiments import main
 from minibias import Problem, approximate_kkt, norm, predict, unit
 from models import MLP, Linear

@@ -7,8 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import starts
-from crossover import crossover_data
-from datasets import default_data
+from datasets import crossover_data, default_data
 from experiments import main
 from limits import to_rest
 from minibias import Problem, certificate, norm, normalised_margin, unit
