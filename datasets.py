@@ -173,7 +173,7 @@ def read_data(path):
     values = [f"{value:+g}" if len(values) == 2 else f"{value:g}" for value in values]
     names = values if names is None else [f"{shown(name)} as {value}" for name, value in zip(names, values)]
     found = listed([f"{name} ({count})" for name, count in zip(names, counts)])
-    said = f"{path}: {len(x)} samples, {x.shape[1]} feature{'s' * (x.shape[1] > 1)}, {len(values)} classes: {found}"
+    said = f"{path}: {len(x)} samples, {counted(x.shape[1], 'feature')}, {len(values)} classes: {found}"
     return Data(x.astype(float), y, shown("; ".join([said, *remarks]), 1000))
 
 
@@ -214,7 +214,7 @@ def read_table(path):
         if len(cells) != width or width < 2 + left_out:
             expected = f"expected {max(width, 2 + left_out)} columns separated by {SEPARATORS[separator]}"
             raise ValueError(
-                f"line {line} has {len(cells)} column{'s' * (len(cells) > 1)}, {expected}; {SAVE}"
+                f"line {line} has {counted(len(cells), 'column')}, {expected}; {SAVE}"
             )
     names = names or [f"column {j}" for j in range(1, width + 1)]
     if any(map(nameless, names[1:-1])):
@@ -261,6 +261,10 @@ def shown(text, most=60):
     """The text as it may stand in a line: without control characters, and cut to `most` characters."""
     text = "".join(c if c.isprintable() else " " for c in text)
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def counted(n, what):
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def listed(items, most=10):
