@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 
 import numpy as np
 import pytest
@@ -47,52 +48,46 @@ BAD_NPZ = {
 
 @pytest.mark.parametrize("name", [*BAD_NPZ, "text", "truncated", "missing", "npy", "empty folder"])
 def test_bad_image_files_end_in_one_line_and_status_2(tmp_path, capsys, name):
-    path = tmp_path / "mnist.npz"
-    if name in BAD_NPZ:
-        np.savez(path, **BAD_NPZ[name][0])
+    path, out = tmp_path / "mnist.npz", tmp_path / "out"
+    if name == "empty folder":
+        path.mkdir()
     elif name == "text":
         path.write_text("hello")
-    elif name == "truncated":
-        np.savez(path, **images(40))
-        path.write_bytes(path.read_bytes()[:5000])
     elif name == "npy":
         with open(path, "wb") as file:
             np.save(file, np.zeros(3))
-    elif name == "empty folder":
-        path.mkdir()
-    status = main(
-        ["margin", "--data", str(path), "--train", "30", "--test", "12", "--out", str(tmp_path / "out")]
-    )
+    elif name != "missing":
+        np.savez(path, **BAD_NPZ.get(name, (images(40), ""))[0])
+    if name == "truncated":
+        path.write_bytes(path.read_bytes()[:5000])
+    assert main(f"margin --data {path} --train 30 --test 12 --out {out}".split()) == 2
     error = capsys.readouterr().err
-    assert status == 2 and error.startswith("error: ") and error.count("\n") == 1 and str(path) in error
-    assert BAD_NPZ.get(name, (0, ""))[1] in error
-    assert not list((tmp_path / "out").glob("*"))
+    assert error.startswith("error: ") and error.count("\n") == 1 and str(path) in error
+    assert BAD_NPZ.get(name, (0, ""))[1] in error and not list(out.glob("*"))
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        "margin --width 8,16",
-        "margin --width 8,0,4",
-        "margin --train 0",
-        "margin --epsilons 1,2",
-        "epsilon --epsilons 1e-3",
-        "epsilon --epsilons 1,1",
-        "epsilon --epsilons 0,1",
-        "epsilon --eps 1",
-        "margin --train 5001",
-        "margin --steps 1" + 400 * "0",
-        "margin --seeds 0",
-        "margin --dask nowhere",
-        "margin --out /dev/null/x",
-    ],
-)
+BAD_FLAGS = """
+margin --width 8,16
+margin --width 8,0,4
+margin --train 0
+margin --epsilons 1,2
+epsilon --epsilons 1e-3
+epsilon --epsilons 1,1
+epsilon --epsilons 0,1
+epsilon --eps 1
+margin --train 5001
+margin --dask nowhere
+margin --out /dev/null/x
+"""
+
+
+@pytest.mark.parametrize("flags", [*BAD_FLAGS.split("\n")[1:-1], "margin --steps 1" + 400 * "0"])
 def test_bad_flags_end_in_one_line_and_status_2(tmp_path, capsys, flags):
     pytest.importorskip("distributed")
-    flags = flags.split(" ")
-    status = main([flags[0], *(() if "--out" in flags else ("--out", str(tmp_path))), *TINY, *flags[1:]])
+    study, *flags = flags.split(" ")
+    assert main([study, "--out", str(tmp_path), *TINY, *flags]) == 2
     error = capsys.readouterr().err
-    assert status == 2 and error.startswith("error: ") and error.count("\n") == 1
+    assert error.startswith("error: ") and error.count("\n") == 1
     assert not list(tmp_path.glob("*.json"))
 
 
@@ -120,36 +115,22 @@ def tiny(tmp_path_factory):
 
 def test_margin_writes_what_design_says(tiny):
     content = json.loads((tiny / "margin.json").read_text(), parse_constant=pytest.fail)
-    config = content["config"]
-    assert (
-        config["width"] == [2, 3, 8]
-        and config["train"] == 20
-        and config["flow"] is True
-        and config["dask"] is None
-    )
-    assert (
-        config["lr"] == {"adagrad": 0.01, "rmsprop": 0.01}
-        and config["loss"] == "log"
-        and config["data"] is None
-    )
+    wanted = {"width": [2, 3, 8], "train": 20, "flow": True, "dask": None, "loss": "log", "data": None}
+    assert wanted | {"lr": {"adagrad": 0.01, "rmsprop": 0.01}} == {
+        name: content["config"][name] for name in [*wanted, "lr"]
+    }
     discrete = [r for r in content["results"] if r["form"] == "discrete"]
-    assert [(r["optimizer"], r["seed"]) for r in discrete] == [
-        (o, s) for o in ("adagrad", "rmsprop") for s in (0,)
-    ]
+    assert [(r["optimizer"], r["seed"]) for r in discrete] == [("adagrad", 0), ("rmsprop", 0)]
     for r in content["results"]:
-        columns = [r[k] for k in mnist.RECORDS]
-        assert (
-            len({len(c) for c in columns}) == 1 and r["step"] == sorted(set(r["step"])) and r["eps"] == 1e-5
-        )
+        assert len({len(r[name]) for name in mnist.RECORDS}) == 1 and r["eps"] == 1e-5
+        assert r["step"] == sorted(set(r["step"]))
         for margin, accuracy in zip(r["margin"], r["train_accuracy"]):
             assert (margin > 0) == (accuracy == 1)
-        if r["form"] == "flow":
-            assert r["log_loss"][-1] < -1000
+        assert r["form"] != "flow" or r["log_loss"][-1] < -1000
     assert all(r["step"][0] == 1 and r["step"][-1] == 60 for r in discrete)
     for a in content["answers"]:
-        assert a["answer"] in ("shown", "opposite", "not distinguishable") and len(a["differences"]) == len(
-            a["seeds"]
-        )
+        assert a["answer"] in ("shown", "opposite", "not distinguishable")
+        assert len(a["differences"]) == len(a["seeds"])
     assert (tiny / "margin.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(p.name for p in tiny.iterdir()) == ["margin.json", "margin.png", "margin.runs"]
 
@@ -218,23 +199,14 @@ def test_finished_runs_are_not_repeated_unless_asked_and_damaged_ones_are(
     assert main(flags) == 0 and calls == [] and without_seconds(tiny / "margin.json") == before
     damaged = tiny / "margin.runs" / "rmsprop-1e-05-0"
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    assert (
-        main(flags) == 0
-        and calls == [("rmsprop", 0, "discrete")]
-        and without_seconds(tiny / "margin.json") == before
-    )
+    assert main(flags) == 0 and calls == [("rmsprop", 0, "discrete")]
+    assert without_seconds(tiny / "margin.json") == before
     calls.clear()
-    for extra, count in (
-        ([], 1),
-        ([], 1),
-        (["--fresh"], 2),
-        (["--b", "0.8"], 3),
-    ):  # a finished run counts if nothing has changed
+    adagrad = ["margin", *TINY, "--jobs", "1", "--optimizers", "adagrad", "--out", str(tmp_path)]
+    for extra, count in (([], 1), ([], 1), (["--fresh"], 2), (["--b", "0.8"], 3)):
         assert (
-            main(["margin", *TINY, "--jobs", "1", "--optimizers", "adagrad", *extra, "--out", str(tmp_path)])
-            == 0
-        )
-        assert len(calls) == count
+            main([*adagrad, *extra]) == 0 and len(calls) == count
+        )  # a finished run counts, if all is as it was
 
 
 def test_workers_stop_when_their_parent_is_gone(tmp_path):
@@ -243,20 +215,15 @@ def test_workers_stop_when_their_parent_is_gone(tmp_path):
     if not children.exists():
         process.kill()
         pytest.skip("needs /proc")
-    while (
-        len(workers := [int(pid) for pid in children.read_text().split()]) < 3
-    ):  # two and the resource tracker
+    while len(workers := [int(pid) for pid in children.read_text().split()]) < 3:  # and a resource tracker
         assert process.poll() is None
         time.sleep(0.01)
     process.kill()
     process.wait()
     process.stderr.close()
+    dead = lambda pid: not jobs.alive(pid) or "Z" in pathlib.Path(f"/proc/{pid}/stat").read_text().split()[2]
     end = time.monotonic() + 20
-    while any(
-        jobs.alive(pid) and "Z" not in pathlib.Path(f"/proc/{pid}/stat").read_text().split()[2]
-        for pid in workers
-        if jobs.alive(pid)
-    ):
+    while not all(map(dead, workers)):
         assert time.monotonic() < end
         time.sleep(0.1)
 
@@ -289,48 +256,21 @@ def test_a_dask_cluster_gives_the_same_numbers(tiny, tmp_path, unrendered):
 
 
 def test_epsilon_writes_one_result_per_run_and_its_answers(tmp_path):
-    flags = [
-        *TINY,
-        "--jobs",
-        "1",
-        "--optimizers",
-        "rmsprop",
-        "--epsilons",
-        "1,1e-3",
-        "--seeds",
-        "1",
-        "--steps",
-        "4",
-    ]  # too few to separate
-    assert main(["epsilon", *flags, "--out", str(tmp_path)]) == 0
+    flags = "--jobs 1 --optimizers rmsprop --epsilons 1,1e-3 --seeds 1 --steps 4"  # too few to separate
+    assert main(["epsilon", *TINY, *flags.split(), "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "epsilon.json").read_text(), parse_constant=pytest.fail)
-    assert [r["eps"] for r in content["results"]] == [1e-3, 1.0] and content["config"]["epsilons"] == [
-        1e-3,
-        1.0,
-    ]
-    assert {a["answer"] for a in content["answers"]} == {"not distinguishable"}  # one seed shows nothing
-    assert {a["standard_error"] for a in content["answers"]} == {None} and (
-        tmp_path / "epsilon.png"
-    ).stat().st_size > 10_000
+    assert [r["eps"] for r in content["results"]] == content["config"]["epsilons"] == [1e-3, 1.0]
+    verdicts = {(a["answer"], a["standard_error"]) for a in content["answers"]}
+    assert verdicts == {("not distinguishable", None)}  # one seed shows nothing
+    assert (tmp_path / "epsilon.png").stat().st_size > 10_000
 
 
 def test_epsilon_is_drawn_with_the_flow_though_some_seeds_do_not_separate(tmp_path):
-    result = {
-        "optimizer": "adam",
-        "step": np.array([1, 2]),
-        "margin": np.array([-1, 1e-5]),
-        "log_loss": np.array([3.0, -1]),
-        "seconds": 1.0,
-    }
-    result |= {"train_accuracy": np.array([0.5, 1]), "test_accuracy": np.array([0.4, 0.9])}
+    columns = {"step": [1, 2], "margin": [-1, 1e-5], "log_loss": [3.0, -1]}
+    columns |= {"train_accuracy": [0.5, 1], "test_accuracy": [0.4, 0.9]}
+    result = {"optimizer": "adam", "seconds": 1.0} | {name: np.array(a) for name, a in columns.items()}
     result |= dict.fromkeys(mnist.ALIGNED, np.array([0.6, 0.5], object))
-    found = [
-        (eps, seed, form)
-        for eps in (0.1, 1.0)
-        for seed in (0, 1)
-        for form in ("discrete", "flow")
-        if (eps, seed, form) != (1.0, 1, "flow")
-    ]
+    found = [*product((0.1, 1.0), (0, 1), ("discrete", "flow"))][:-1]
     summary = mnist.summarise(
         [result | {"eps": eps, "seed": seed, "form": form} for eps, seed, form in found]
     )
@@ -390,57 +330,31 @@ def test_a_limit_that_is_not_reached_is_reported(tmp_path, monkeypatch):
     assert any("3 steps: still turning, with a residual of" in line for line in mnist.table(found))
 
 
-@pytest.mark.parametrize(
-    "differences, answer",
-    [
-        ([1, 1, 1], "shown"),
-        ([-1, -1, -1], "opposite"),
-        ([1, 2, 3], "shown"),
-        ([-1, -2, -3], "opposite"),
-        ([0.11, 1, 1.89], "not distinguishable"),
-        ([0.16, 1, 1.84], "shown"),
-        ([5, 6, -0.1], "not distinguishable"),
-        ([1, 0.01, 0.01], "not distinguishable"),
-        ([0, 1, 1], "not distinguishable"),
-        ([0, 0, 0], "not distinguishable"),
-        ([7], "not distinguishable"),
-    ],
-)
-def test_verdicts_follow_the_rule(differences, answer):
+SHOWN = [[1, 1, 1], [1, 2, 3], [0.16, 1, 1.84]]
+NEITHER = [[0.11, 1, 1.89], [5, 6, -0.1], [1, 0.01, 0.01], [0, 1, 1], [0, 0, 0], [7]]
+
+
+def test_verdicts_follow_the_rule():
     """All of the claimed sign, and the mean above twice its standard error: 0.34 < 2 * 0.33 is not."""
-    assert verdict(np.array(differences, float))[0] == answer
+    of = lambda differences, sign=1: verdict(sign * np.array(differences, float))[0]
+    assert {of(d) for d in SHOWN} == {"shown"} and {of(d, -1) for d in SHOWN} == {"opposite"}
+    assert {of(d) for d in NEITHER} == {"not distinguishable"}
 
 
 def test_values_at_a_training_loss_are_linear_between_records_and_from_the_first_fall():
-    result = {
-        "log_loss": np.array([5.0, 1.0, 3.0, -1.0, -2.0]),
-        "margin": np.array([0.0, 4.0, 2.0, 6.0, 9.0]),
-    }
-    assert [at_level(result, "margin", level) for level in (9.0, 2.0, 0.0, -1.0, -1.5, -2.0, -9.0)] == [
-        0.0,
-        3.0,
-        5.0,
-        6.0,
-        7.5,
-        9.0,
-        9.0,
-    ]
+    result = {"log_loss": np.array([5.0, 1, 3, -1, -2]), "margin": np.array([0.0, 4, 2, 6, 9])}
+    values = [at_level(result, "margin", level) for level in (9.0, 2.0, 0.0, -1.0, -1.5, -2.0, -9.0)]
+    assert values == [0, 3, 5, 6, 7.5, 9, 9]
 
 
 def test_answers_pair_the_seeds_and_compare_at_the_last_step_and_at_the_same_loss():
     def run(optimizer, seed, log_loss, margin):
-        both = {"margin": np.array([0.0, margin]), "test_accuracy": np.array([0.5, 0.5])}
-        return {
-            "optimizer": optimizer,
-            "eps": 1.0,
-            "seed": seed,
-            "form": "discrete",
-            "log_loss": np.array([2.0, log_loss]),
-        } | both
+        columns = {"margin": [0.0, margin], "test_accuracy": [0.5, 0.5], "log_loss": [2.0, log_loss]}
+        about = {"optimizer": optimizer, "eps": 1.0, "seed": seed, "form": "discrete"}
+        return about | {name: np.array(a) for name, a in columns.items()}
 
-    results = [run("adam", s, -2.0, 4.0 + s) for s in range(3)] + [
-        run("adagrad", s, 0.0, 3.0 + s) for s in range(3)
-    ]
+    results = [run("adam", s, -2.0, 4.0 + s) for s in range(3)]
+    results += [run("adagrad", s, 0.0, 3.0 + s) for s in range(3)]
     rows = answers(results, "discrete", "larger", ("adam", 1.0), ("adagrad", 1.0))
     last, same, *accuracy = rows
     assert last["differences"].tolist() == [1, 1, 1] and last["answer"] == "shown"
