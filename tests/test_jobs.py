@@ -36,12 +36,8 @@ def test_pieces_and_jobs_do_not_show(tmp_path, number):
     hear = lambda shares, word="": seen.append(shares)
     tasks = {n: {"end": 7, "piece": 2} for n in "abc"}
     pieces = jobs.resume(count_to, tasks, tmp_path / "b", STAMP, number, report=hear)
-    assert (
-        totals(whole) == totals(pieces)
-        and 5 <= len(seen) <= 13
-        and seen[0] == [0, 0, 0]
-        and seen[-1] == [1, 1, 1]
-    )
+    assert totals(whole) == totals(pieces) and 5 <= len(seen) <= 13
+    assert (seen[0], seen[-1]) == ([0, 0, 0], [1, 1, 1])
 
 
 def test_a_task_goes_on_from_its_checkpoint_and_a_finished_one_is_not_repeated(tmp_path):
@@ -66,22 +62,18 @@ def test_a_task_goes_on_from_its_checkpoint_and_a_finished_one_is_not_repeated(t
         jobs.resume(count_to, {"a": {"forbidden": True}}, tmp_path, STAMP, 1, fresh=True)
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "swap", "stamp", "junk"])
-def test_damaged_or_foreign_states_count_as_missing(tmp_path, damage):
+def test_damaged_or_foreign_states_count_as_missing(tmp_path):
     path, state = tmp_path / "a", {"w": np.arange(5.0), "done": False}
     jobs.save_state(path, state, STAMP)
-    loaded = jobs.load_state(path, STAMP)
-    np.testing.assert_array_equal(loaded["w"], state["w"])
-    content = bytearray(path.read_bytes())
-    if damage == "flip":
-        for place in range(0, len(content), 7):
-            flipped = bytearray(content)
-            flipped[place] ^= 1
-            path.write_bytes(flipped)
-            assert jobs.load_state(path, STAMP) is None
-    path.write_bytes({"truncate": content[:-9], "empty": b"", "junk": b"junk"}.get(damage, content))
-    stamp = STAMP if damage not in ("swap", "stamp") else bytes(32)
-    assert (jobs.load_state(path, stamp) is None) == (damage != "flip")
+    np.testing.assert_array_equal(jobs.load_state(path, STAMP)["w"], state["w"])
+    assert jobs.load_state(path, bytes(32)) is None
+    content = path.read_bytes()
+    flipped = [bytearray(content) for _ in range(0, len(content), 7)]
+    for k, damaged in enumerate(flipped):
+        damaged[7 * k] ^= 1
+    for damaged in (*flipped, content[:-9], b"", b"junk"):
+        path.write_bytes(damaged)
+        assert jobs.load_state(path, STAMP) is None
 
 
 def test_two_tasks_cannot_take_each_others_state(tmp_path):
