@@ -284,7 +284,7 @@ WRONG = [
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_impossible_networks_are_refused(wrong):
-    with pytest.raises(ValueError, match="CNN|Clarke"):
+    with pytest.raises(ValueError, match=r"CNN|Clarke"):
         CNN(**wrong)
 
 
