@@ -140,9 +140,10 @@ def search(f, G, c, active, precision):
     no more. Where G_new depends on the active rows there is no such λ. Then λ moves along the dependence, and
     if no λ_i falls there, no v satisfies all.
     """
-    sizes, lengths, bounds = abs(G), norm(G).clip(0.5), abs(c)
-    columns, tolerance = sizes.max(0), 1e-14 if precision is EXTENDED else 1e-11
-    allowed = np.full(len(c), 1e-12)  # grows where a constraint returns, lest rounding goes in circles
+    tolerance = 1e-12 if precision is float else 100 * float(np.finfo(precision).eps)
+    sizes, lengths, bounds, exact = abs(G), norm(G).clip(0.5), abs(c), G.astype(precision)
+    columns = sizes.max(0)
+    allowed = np.full(len(c), tolerance)  # grows where a constraint returns, lest rounding goes in circles
     idle, rounding = np.zeros(len(c), bool), 4 * float(np.finfo(precision).eps) * sizes @ abs(f)
     if np.linalg.matrix_rank(G[active] / columns.clip(1e-300)) < len(active):
         active = []
@@ -158,28 +159,28 @@ def search(f, G, c, active, precision):
             idle[new] |= new is not None and active[gone] == new  # it was violated by rounding alone
             active, weights = without(gone, active, weights + shares.min() * (goal - weights))
             continue
-        weights, missing = goal, c - G @ v
+        weights, missing = goal, (c - exact @ v).astype(float)
         missing[active] = 0
-        violated = (missing > allowed * (bounds + sizes @ abs(v)) + rounding) & ~idle
+        violated = (missing > allowed * (bounds + sizes @ abs(v.astype(float))) + rounding) & ~idle
         if not violated.any():
             break
         new, weight = int(np.where(violated, missing / lengths, 0).argmax()), 0.0
         allowed[new] *= 4
         z, shifts, _ = on_equality(G[new], A, np.zeros(len(A)), factors, precision)
-        noise = tolerance * (sizes[new] + abs(shifts) @ sizes[active] + columns)
+        noise = 100 * tolerance * (sizes[new] + abs(shifts) @ sizes[active] + columns)
         if len(A) == len(f) or (abs(z) <= noise).all():  # G_new = -Σ shifts_i G_i
             if precision is EXTENDED:
                 refute(G, c, [*active, new], np.append(shifts, 1), noise)
             falls = np.flatnonzero(shifts < 0)
             total, terms = c[new] + shifts @ c[active], bounds[new] + abs(shifts) @ bounds[active]
-            if not len(falls) or total <= 1e-12 * terms:
+            if not len(falls) or total <= tolerance * terms:
                 idle[new] = True
                 continue
             shares = weights[falls] / -shifts[falls]
             weight = shares.min()
             active, weights = without(falls[shares.argmin()], active, weights + weight * shifts)
         active, weights = [*active, new], np.append(weights, weight)
-    return active, v, weights, error
+    return active, v.astype(float), weights, error
 
 
 def without(i, active, weights):
@@ -217,7 +218,7 @@ def on_equality(f, A, c, factors, precision):
         along = missing @ inverse - off @ Q
         error = off + Q @ along
         v, multipliers = v + error, multipliers + inverse @ along
-    return v.astype(float), multipliers.astype(float), error
+    return v, multipliers.astype(float), error
 
 
 # For many runs at once, and less exactly: the problems of a step of the margin flow (see kinks.py).

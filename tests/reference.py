@@ -1,11 +1,8 @@
 """Slow ways that leave nothing out: what the project's quick ways have to agree with.
 
-Small problems are solved by trying every active set, in exact rationals: what `solvers` has to agree with.
-
-Nothing is shared with `solvers`. A float is a fraction with a power of two below the line, so that data go in
-without rounding, and an answer is rounded once, at its end. The cost is exponential: take at most 30 rows in
-the plane, 10 in space. At kinks of an MLP all pieces of each margin are named, 2^k for k units at a kink:
-what `certificate` has to agree with.
+Small problems are solved by trying every active set, in exact rationals; nothing of it is from `solvers`. A
+float is a fraction, so that data go in without rounding, and an answer is rounded once, at its end. Take at
+most 30 rows in the plane, 10 in space. At kinks all 2^k pieces of a margin with k units there are named.
 """
 
 from fractions import Fraction
@@ -21,13 +18,9 @@ from solvers import nearest_point
 
 def exact(a):
     """An array of numbers as nested lists of fractions."""
-    return (
-        [exact(row) for row in a]
-        if np.ndim(a)
-        else Fraction(a)
-        if isinstance(a, Fraction)
-        else Fraction(float(a))
-    )
+    if np.ndim(a):
+        return [exact(row) for row in a]
+    return a if isinstance(a, Fraction) else Fraction(float(a))
 
 
 def dot(a, b):
@@ -49,11 +42,6 @@ def solve(A, b):
     return [row[-1] for row in rows]
 
 
-def subsets(n, most):
-    """Every set of at most `most` of the numbers 0..n-1, the small ones first."""
-    return (some for size in range(min(n, most) + 1) for some in combinations(range(n), size))
-
-
 def rounded(values):
     return np.array([float(a) for a in values])
 
@@ -64,16 +52,15 @@ def nearest(f, G, c):
     v = f + Σ λ_i G_i over an active set A with λ >= 0, G_A v = c_A and G v >= c: these conditions suffice.
     """
     f, G, c = exact(f), exact(G), exact(c)
-    for active in subsets(len(G), len(f)):
-        multipliers = solve(
-            [[dot(G[i], G[j]) for j in active] for i in active], [c[i] - dot(G[i], f) for i in active]
-        )
+    most = min(len(G), len(f))
+    for active in (some for size in range(most + 1) for some in combinations(range(len(G)), size)):
+        products = [[dot(G[i], G[j]) for j in active] for i in active]
+        multipliers = solve(products, [c[i] - dot(G[i], f) for i in active])
         if multipliers is None or min(multipliers, default=0) < 0:
             continue
         v = [a + sum(m * G[i][k] for m, i in zip(multipliers, active)) for k, a in enumerate(f)]
         if all(dot(row, v) >= bound for row, bound in zip(G, c)):
             return v, [multipliers[active.index(i)] if i in active else Fraction(0) for i in range(len(G))]
-    return None
 
 
 def least_norm(G, c):
@@ -95,10 +82,8 @@ def linf_margin(Z):
     """
     Z, p = exact(Z), np.shape(Z)[1]
     sides = [[Fraction(sign * (k == j)) for k in range(p + 1)] for j in range(p) for sign in (1, -1)]
-    rows, bounds = (
-        [[*z, Fraction(-1)] for z in Z] + sides,
-        [Fraction(0)] * len(Z) + [Fraction(-1)] * len(sides),
-    )
+    rows = [[*z, Fraction(-1)] for z in Z] + sides
+    bounds = [Fraction(0)] * len(Z) + [Fraction(-1)] * len(sides)
     best, found = Fraction(-1), []
     for some in combinations(range(len(rows)), p + 1):
         vertex = solve([rows[i] for i in some], [bounds[i] for i in some])
@@ -107,10 +92,6 @@ def linf_margin(Z):
         found = [vertex[:-1]] if vertex[-1] > best else found + [vertex[:-1]] * (vertex[:-1] not in found)
         best = vertex[-1]
     return best, found
-
-
-AT_KINK = 1e-9  # the cosine of a unit's weights and its input below which a sample counts as on the kink
-FADED = 1e-15  # a unit that adds less than this share to a margin is below rounding, and so are its pieces
 
 
 def at_kinks(model, w, x, c):
@@ -128,7 +109,7 @@ def at_kinks(model, w, x, c):
         pulls.insert(0, g[:, 0] * length)
         g = slope[:, None] * g
     share = np.concatenate(pulls) / abs(c @ np.ravel(model(w, x)))
-    return (abs(np.concatenate(cosines)) <= AT_KINK) & (abs(share) > FADED)
+    return (abs(np.concatenate(cosines)) <= 1e-9) & (abs(share) > 1e-15)  # what adds less is rounding
 
 
 def named_gradients(problem, w, margin):
@@ -165,8 +146,7 @@ def named_certificate(problem, w, h):
 def sampled_certificate(problem, w, h, radius=1e-6, points=30):
     """The KKT residual from the gradients at random points within `radius` of w (1, p), h (1, p).
 
-    Near enough they are those of the pieces that meet at w, each with a probability above 0: Goldstein's
-    subdifferential by sampling (Burke, Lewis and Overton 2005).
+    Near enough they are those of the pieces at w: Goldstein's subdifferential (Burke, Lewis, Overton 2005).
     """
     w, root = scaled(problem, w), np.sqrt(h[0])
     q, v = problem.margins(w)[0], w[0] / root

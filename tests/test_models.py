@@ -1,6 +1,4 @@
-"""Facts about the models: homogeneity, Euler's identity, the Clarke choice, and derivatives against
-differences.
-"""
+"""Facts about the models: homogeneity, Euler's identity, the Clarke choice, derivatives."""
 
 import numpy as np
 import pytest
@@ -33,39 +31,29 @@ def outputs(model, w, x):
 def test_homogeneity_and_eulers_identity(sizes, slope, clarke, kinks):
     model = MLP(sizes, slope, clarke)
     w, x = points(model, kinks)
+    first = w[:, : sizes[1] * sizes[0]].reshape(-1, sizes[1], sizes[0]) @ x.T
+    assert (first == 0).any() == kinks
     phi, backward = outputs(model, w, x)
     for alpha in (0.5, 3.0):
         np.testing.assert_allclose(model(alpha * w, x), alpha**model.degree * phi, rtol=1e-12, atol=1e-14)
     g = np.random.default_rng(0).normal(size=phi.shape)  # <w, Σ g ∂Φ> = L Σ g Φ for every weighting g
-    euler = (w * backward(g)).sum(-1)
-    np.testing.assert_allclose(
-        euler, model.degree * (g * phi).reshape(len(w), -1).sum(-1), rtol=1e-12, atol=1e-13
-    )
-
-
-def test_points_of_the_test_above_hit_kinks():
-    model = MLP((3, 4, 1))
-    w, x = points(model, kinks=True)
-    assert (w[:, :12].reshape(-1, 4, 3) @ x.T == 0).any()
+    euler, expected = (w * backward(g)).sum(-1), model.degree * (g * phi).reshape(len(w), -1).sum(-1)
+    np.testing.assert_allclose(euler, expected, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("slope, clarke", SLOPES)
 @pytest.mark.parametrize("width", [1, 3])
 def test_backpropagation_lies_in_the_clarke_subdifferential_of_two_layers_at_one_sample(width, slope, clarke):
-    """At a kink of every hidden unit the subdifferential is the box of v_k s_k x with s_k in [slope, 1],
-    here s_k = clarke.
-    """
+    """At a kink of every hidden unit it is the box of v_k s_k x with s_k in [slope, 1], here s_k = clarke."""
     model = MLP((2, width, 1), slope, clarke)
-    x = np.array([[1.0, 2.0]])
-    v = np.linspace(-1, 2, width)
+    x, v = np.array([[1.0, 2.0]]), np.linspace(-1, 2, width)
     w = np.concatenate([np.tile([2.0, -1.0], width), v])[None]
     phi, backward = outputs(model, w, x)
     derivative = backward(np.ones_like(phi))[0]
     chosen = slope if clarke is None else clarke
     np.testing.assert_array_equal(derivative[: 2 * width].reshape(width, 2), chosen * v[:, None] * x)
     np.testing.assert_array_equal(derivative[2 * width :], 0)
-    # and it is a convex combination of the gradients on the two sides, the definition of Clarke's
-    # subdifferential
+    # and, as Clarke defines it, a convex combination of the gradients on the two sides
     sides = []
     for sign in (1, -1):
         nudged = w + sign * 1e-6 * np.concatenate([np.tile(x[0], width), np.zeros(width)])
@@ -74,26 +62,19 @@ def test_backpropagation_lies_in_the_clarke_subdifferential_of_two_layers_at_one
     np.testing.assert_allclose(derivative[: 2 * width], share * sides[0] + (1 - share) * sides[1], atol=1e-12)
 
 
-def test_linear_model_is_its_formula_and_its_derivative_the_data():
-    w, x = np.random.default_rng(0).normal(size=(5, 3)), np.random.default_rng(1).normal(size=(4, 3))
-    np.testing.assert_allclose(Linear(3)(w, x), w @ x.T, rtol=1e-14)
-    y = np.array([1, -1, 1, -1])
-    np.testing.assert_allclose(
-        Problem(Linear(3), x, y).jacobian(w), np.broadcast_to(y[:, None] * x, (5, 4, 3)), rtol=1e-14
-    )
-
-
-def test_neuron_and_network_are_their_formulas_in_the_documented_order():
+def test_linear_model_neuron_and_network_are_their_formulas_in_the_documented_order_for_any_runs():
     rng = np.random.default_rng(0)
-    x, w = rng.normal(size=(6, 2)), rng.normal(size=(4, 3))
-    z = w[:, :2] @ x.T
-    np.testing.assert_allclose(MLP((2, 1, 1))(w, x), w[:, 2:] * np.maximum(z, z / 2), rtol=1e-14)
-    w = rng.normal(size=2 * 3 + 3 * 4 + 4 * 2)
-    a = np.maximum(w[:6].reshape(3, 2) @ x.T, 0)
-    a = np.maximum(w[6:18].reshape(4, 3) @ a, 0)
-    np.testing.assert_allclose(
-        MLP((2, 3, 4, 2), slope=0)(w, x), (w[18:].reshape(2, 4) @ a).T, rtol=1e-13, atol=1e-15
-    )
+    x, w = rng.normal(size=(6, 2)), rng.normal(size=(2, 4, 3))
+    z = w[..., :2] @ x.T
+    np.testing.assert_allclose(Linear(2)(w[..., :2], x), z, rtol=1e-14)
+    np.testing.assert_allclose(MLP((2, 1, 1))(w, x), w[..., 2:] * np.maximum(z, z / 2), rtol=1e-14)
+    model, w = MLP((2, 3, 4, 2), slope=0), rng.normal(size=(2, 3, 2 * 3 + 3 * 4 + 4 * 2))
+    one = w[1, 2]
+    a = np.maximum(one[:6].reshape(3, 2) @ x.T, 0)
+    a = np.maximum(one[6:18].reshape(4, 3) @ a, 0)
+    expected = (one[18:].reshape(2, 4) @ a).T
+    for phi in (model(one, x), model(w, x)[1, 2]):
+        np.testing.assert_allclose(phi, expected, rtol=1e-13, atol=1e-15)
 
 
 @pytest.mark.parametrize("sizes", SHAPES)
@@ -102,24 +83,16 @@ def test_derivatives_against_differences_away_from_kinks(sizes, loss):
     model = MLP(sizes)
     w, x = points(model, kinks=False)
     y = np.arange(6) % sizes[-1] if sizes[-1] > 1 else np.array([1, -1] * 3)
-    problem = Problem(model, x, y, loss)
-    step = 1e-6
+    problem, step = Problem(model, x, y, loss), 1e-6
 
     def difference(f):
         return np.stack([(f(w + step * e) - f(w - step * e)) / (2 * step) for e in np.eye(model.size)], -1)
 
-    np.testing.assert_allclose(
-        problem.gradient(w)[1], difference(lambda w: problem.gradient(w)[0]), atol=1e-8
-    )
-    np.testing.assert_allclose(hessian(problem, w), difference(lambda w: problem.gradient(w)[1]), atol=1e-7)
+    u = lambda w: problem.gradient(w)[1]
+    np.testing.assert_allclose(u(w), difference(lambda w: problem.gradient(w)[0]), atol=1e-8)
+    np.testing.assert_allclose(hessian(problem, w), difference(u), atol=1e-7)
     np.testing.assert_allclose(problem.jacobian(w), difference(problem.margins), atol=1e-8)
     np.testing.assert_allclose(hessian(problem, w), hessian(problem, w).swapaxes(1, 2), atol=1e-12)
-
-
-def test_runs_axis_is_optional_and_may_have_several_dimensions():
-    model, x = MLP((2, 3, 1)), np.random.default_rng(0).normal(size=(5, 2))
-    w = np.random.default_rng(1).normal(size=(2, 3, model.size))
-    np.testing.assert_allclose(model(w, x)[1, 2], model(w[1, 2], x), rtol=1e-13)
 
 
 def test_first_initialisations_do_not_depend_on_how_many_are_drawn():
@@ -128,13 +101,13 @@ def test_first_initialisations_do_not_depend_on_how_many_are_drawn():
     assert abs(many).max() < 1
 
 
-@pytest.mark.parametrize(
-    "sizes, slope, clarke",
-    [((2,), 0.5, None), ((2, 0, 1), 0.5, None), ((2, 1), 1.5, None), ((2, 1), 0.5, 0.2), ((2, 1), 0.5, 1.2)],
-)
-def test_impossible_networks_are_refused(sizes, slope, clarke):
-    with pytest.raises(ValueError):
-        MLP(sizes, slope, clarke)
+def test_impossible_networks_are_refused():
+    for sizes in (3, (2,), (2, 0, 1), (2, 1.5, 1)):
+        with pytest.raises(ValueError, match="sizes of a network must be two or more integers from 1 on"):
+            MLP(sizes)
+    for slope, clarke in ((1.5, None), (0.5, 0.2), (0.5, 1.2)):
+        with pytest.raises(ValueError, match="0 <= slope <= Clarke choice <= 1 must hold"):
+            MLP((2, 1), slope, clarke)
 
 
 @pytest.mark.parametrize("kinks", [False, True])
