@@ -1,26 +1,18 @@
 """The ways to the limits and the film of one: both end on what is predicted, the film is a GIF that plays."""
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
 
 import direction
-from experiments import main
 from figures import film
 from minibias import unit
 
 AHEAD = [(film.measure, ("gd", "rmsprop", "adagrad"), 20)]  # the best of twenty runs
 
 
-@pytest.fixture(scope="module")
-def found(computed_ahead):
-    return computed_ahead[0]
-
-
-def test_the_lines_turn_to_the_predicted_ones_and_the_clock_runs_from_1_to_1e13(found):
-    levels, along = found["levels"], found["paths"]
+def test_the_lines_turn_to_the_predicted_ones_and_the_clock_runs_from_1_to_1e13(computed_ahead):
+    levels, along = computed_ahead[0]["levels"], computed_ahead[0]["paths"]
     assert (levels[0], levels[-1]) == (1, 1e13)
     for path in along.values():
         distance = path["distance"]
@@ -33,26 +25,26 @@ def test_the_lines_turn_to_the_predicted_ones_and_the_clock_runs_from_1_to_1e13(
     assert np.linalg.norm(w[0] - w[2]) > 0.05  # AdaGrad's is another
 
 
-def test_the_file_is_a_small_gif_whose_last_frame_stays(found, tmp_path):
-    levels = found["levels"][::20]
-    some = {
-        name: path | {key: path[key][::20] for key in ("w", "h", "at", "distance")}
-        for name, path in found["paths"].items()
-    }
-    animation = film.animation(found | {"levels": levels, "paths": some})
-    animation.save(tmp_path / "film.tmp", writer=film.Gif(fps=10), dpi=50)
+def test_the_file_is_a_small_gif_whose_last_frame_stays(computed_ahead, tmp_path):
+    found = dict(computed_ahead[0], levels=computed_ahead[0]["levels"][::20])
+    for name, path in found["paths"].items():
+        some = {key: path[key][::20] for key in ("w", "h", "at", "distance")}
+        found["paths"] = found["paths"] | {name: path | some}
+    film.animation(found).save(tmp_path / "film.tmp", writer=film.Gif(fps=10), dpi=50)
     gif = Image.open(tmp_path / "film.tmp")
-    assert gif.format == "GIF" and gif.n_frames == len(levels) == 4
+    assert gif.format == "GIF" and gif.n_frames == 4
     gif.seek(3)
     assert gif.info["duration"] == 3000
 
 
-def test_a_film_of_anything_but_two_classes_in_the_plane_is_refused():
+@pytest.mark.parametrize("x, y", [(np.eye(3, 2), [0, 1, 2]), (np.eye(3), [-1, 1, 1])])
+def test_a_film_of_anything_but_two_classes_in_the_plane_is_refused(x, y):
     with pytest.raises(ValueError, match="the film shows the decision lines of a neuron of two features"):
-        film.measure(data=(np.eye(3), [0, 1, 2]))
+        film.measure(data=(x, y))
 
 
-def test_the_ways_lead_along_the_flow_to_the_limits():
+def test_the_ways_of_a_neuron_in_the_plane_lead_along_the_flow_to_the_limits():
+    assert direction.measure(["gd"], ["limit"], runs=2, model="mlp:2")["ways"] == {}
     found = direction.measure(["adagrad"], ["flow", "limit"], runs=4)
     flow, limit = found["results"]
     far, w = found["ways"]["adagrad"].values()
@@ -66,12 +58,3 @@ def test_the_ways_lead_along_the_flow_to_the_limits():
     np.testing.assert_allclose(ends, predicted, atol=1e-8)  # degrees
     n = np.sign(limit["w"][:, 2:]) * limit["w"][:, :2]
     np.testing.assert_allclose(np.tan(np.radians(ends)), n[:, 1] / n[:, 0])
-
-
-def test_there_are_no_ways_of_other_models_and_none_in_the_file(tmp_path, unrendered):
-    assert direction.measure(["gd"], ["limit"], runs=2, model="mlp:2")["ways"] == {}
-    flags = ["--optimizers", "gd", "--runs", "2", "--steps", "5", "--jobs", "1"]
-    assert main(["direction", *flags, "--out", str(tmp_path)]) == 0
-    content = json.loads((tmp_path / "direction.json").read_text())
-    assert list(content) == ["config", "versions", "data", "results"]
-    assert not any("way" in r for r in content["results"])
