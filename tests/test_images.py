@@ -12,6 +12,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from test_datasets import images
 
 import jobs
 import mnist
@@ -20,16 +21,6 @@ from mnist import answers, at_level, verdict
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = "--train 20 --test 20 --width 2,3,8 --steps 60 --seeds 1 --optimizers adagrad,rmsprop".split()
-
-
-def images(samples, seed=0):
-    rng = np.random.default_rng(seed)
-    return {
-        "x_train": rng.integers(0, 256, (samples, 28, 28)).astype(np.uint8),
-        "y_train": np.arange(samples, dtype=np.uint8) % 10,
-        "x_test": rng.integers(0, 256, (12, 28, 28)).astype(np.uint8),
-        "y_test": rng.integers(0, 10, 12).astype(np.uint8),
-    }
 
 
 BAD_NPZ = {
