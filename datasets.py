@@ -213,9 +213,7 @@ def read_table(path):
     for line, cells in rows:
         if len(cells) != width or width < 2 + left_out:
             expected = f"expected {max(width, 2 + left_out)} columns separated by {SEPARATORS[separator]}"
-            raise ValueError(
-                f"line {line} has {counted(len(cells), 'column')}, {expected}; {SAVE}"
-            )
+            raise ValueError(f"line {line} has {counted(len(cells), 'column')}, {expected}; {SAVE}")
     names = names or [f"column {j}" for j in range(1, width + 1)]
     if any(map(nameless, names[1:-1])):
         raise ValueError(f"each column but the first and the last needs a name, not {listed(names)}")
