@@ -1,4 +1,4 @@
-"""Checkpoints: what is whole, what is damaged, and that the pieces a task is done in do not show."""
+"""Checkpoints, files that are whole or untouched, and workers."""
 
 import os
 import pathlib
@@ -19,9 +19,8 @@ def count_to(task, state, seconds):
     if task.get("forbidden"):
         raise AssertionError("a finished task ran again")
     k, total = (int(state["k"]), float(state["total"])) if state else (0, 0.0)
-    for _ in range(task["piece"]):
-        if k < task["end"]:
-            k, total = k + 1, total + 1 / (k + 1)
+    for _ in range(min(task["piece"], task["end"] - k)):
+        k, total = k + 1, total + 1 / (k + 1)
     return {"k": k, "total": total, "done": k == task["end"], "share": k / task["end"]}
 
 
@@ -31,33 +30,30 @@ def totals(states):
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_pieces_and_jobs_do_not_show(tmp_path, number):
-    whole = jobs.resume(count_to, {n: {"end": 7, "piece": 7} for n in "abc"}, tmp_path / "a", STAMP, 1)
     seen = []
     hear = lambda shares, word="": seen.append(shares)
-    tasks = {n: {"end": 7, "piece": 2} for n in "abc"}
-    pieces = jobs.resume(count_to, tasks, tmp_path / "b", STAMP, number, report=hear)
-    assert totals(whole) == totals(pieces) and 5 <= len(seen) <= 13
-    assert (seen[0], seen[-1]) == ([0, 0, 0], [1, 1, 1])
+    whole, small = ({n: {"end": 7, "piece": piece} for n in "abc"} for piece in (7, 2))
+    whole = jobs.resume(count_to, whole, tmp_path / "a", STAMP, 1)
+    pieces = jobs.resume(count_to, small, tmp_path / "b", STAMP, number, report=hear)
+    assert totals(whole) == totals(pieces)
+    assert 5 <= len(seen) <= 13 and seen[0] == [0, 0, 0] and seen[-1] == [1, 1, 1]
 
 
 def test_a_task_goes_on_from_its_checkpoint_and_a_finished_one_is_not_repeated(tmp_path):
+    begun = []
+
     def dies(task, state, seconds):
-        if state is not None and state["k"] >= 4:
+        begun.append(int(state["k"]) if state else 0)
+        if begun == [0, 2, 4]:
             raise KeyboardInterrupt
         return count_to(task, state, seconds)
 
+    run = lambda job, **task: jobs.resume(job, {"a": {"end": 7, "piece": 2} | task}, tmp_path, STAMP, 1)
     with pytest.raises(KeyboardInterrupt):
-        jobs.resume(dies, {"a": {"end": 7, "piece": 2}}, tmp_path, STAMP, 1)
-    begun = []
-
-    def goes_on(task, state, seconds):
-        begun.append(int(state["k"]))
-        return count_to(task, state, seconds)
-
-    states = jobs.resume(goes_on, {"a": {"end": 7, "piece": 2}}, tmp_path, STAMP, 1)
-    assert begun == [4, 6] and states["a"]["total"] == sum(1 / (k + 1) for k in range(7))
-    again = jobs.resume(count_to, {"a": {"end": 7, "piece": 2, "forbidden": True}}, tmp_path, STAMP, 1)
-    assert totals(again) == totals(states)
+        run(dies)
+    states = run(dies)
+    assert begun == [0, 2, 4, 4, 6] and states["a"]["total"] == sum(1 / (k + 1) for k in range(7))
+    assert totals(run(count_to, forbidden=True)) == totals(states)
     with pytest.raises(AssertionError, match="ran again"):
         jobs.resume(count_to, {"a": {"forbidden": True}}, tmp_path, STAMP, 1, fresh=True)
 
@@ -68,24 +64,22 @@ def test_damaged_or_foreign_states_count_as_missing(tmp_path):
     np.testing.assert_array_equal(jobs.load_state(path, STAMP)["w"], state["w"])
     assert jobs.load_state(path, bytes(32)) is None
     content = path.read_bytes()
-    flipped = [bytearray(content) for _ in range(0, len(content), 7)]
-    for k, damaged in enumerate(flipped):
-        damaged[7 * k] ^= 1
-    for damaged in (*flipped, content[:-9], b"", b"junk"):
+    flips = [content[:k] + bytes([content[k] ^ 1]) + content[k + 1 :] for k in range(0, len(content), 7)]
+    for damaged in (*flips, content[:-9], b"junk", b""):
         path.write_bytes(damaged)
         assert jobs.load_state(path, STAMP) is None
 
 
 def test_two_tasks_cannot_take_each_others_state(tmp_path):
-    jobs.resume(count_to, {"a": {"end": 3, "piece": 3}, "b": {"end": 5, "piece": 5}}, tmp_path, STAMP, 1)
+    tasks = {"a": {"end": 3, "piece": 3}, "b": {"end": 5, "piece": 5}}
+    jobs.resume(count_to, tasks, tmp_path, STAMP, 1)
     os.replace(tmp_path / "a", tmp_path / "b")
-    states = jobs.resume(count_to, {"b": {"end": 5, "piece": 5}}, tmp_path, STAMP, 1)
-    assert states["b"]["k"] == 5
+    assert jobs.resume(count_to, tasks, tmp_path, STAMP, 1)["b"]["k"] == 5
 
 
 def test_fingerprint_depends_on_all_parts_and_the_library_files(tmp_path, monkeypatch):
     x = np.arange(6)
-    parts = [("a", x), ("b", x), ("a", x.reshape(2, 3)), ("a", x.astype(float)), ("a", x + 1), ("a", x, x)]
+    parts = [("a", x), ("b", x), ("a", x.reshape(2, 3)), ("a", x.view(float)), ("a", x + 1), ("a", x, x)]
     assert len({jobs.fingerprint(*p) for p in parts}) == len(parts)
     before = jobs.fingerprint("a")
     assert jobs.fingerprint("a") == before
@@ -93,50 +87,43 @@ def test_fingerprint_depends_on_all_parts_and_the_library_files(tmp_path, monkey
         (tmp_path / name).write_text(name)
     monkeypatch.setattr(jobs, "__file__", str(tmp_path / "jobs.py"))
     copied = jobs.fingerprint("a")
-    (tmp_path / "minibias.py").write_text("changed")
+    (tmp_path / jobs.LIBRARY[-1]).write_text("changed")
     assert len({before, copied, jobs.fingerprint("a")}) == 3
 
 
-def test_a_full_disk_is_an_error_and_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "a"
-    jobs.save_state(path, {"k": 1}, STAMP)
-
+def test_files_are_whole_or_untouched_also_on_a_full_disk(tmp_path, monkeypatch):
     def full(self, content):
+        self.touch()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", full)
-    with pytest.raises(OSError, match=f"cannot write {path}: No space left"):
-        jobs.save_state(path, {"k": 2}, STAMP)
-    assert jobs.load_state(path, STAMP)["k"] == 1 and [p.name for p in tmp_path.iterdir()] == ["a"]
-
-
-def test_a_json_file_is_whole_or_untouched(tmp_path):
-    path = jobs.write_json(tmp_path / "s.json", {"a": np.arange(2)})
-    assert path.read_text() == '{\n "a": [\n  0,\n  1\n ]\n}\n'
+    state, table = tmp_path / "a", jobs.write_json(tmp_path / "s.json", {"a": np.arange(2)})
     with pytest.raises(ValueError):
-        jobs.write_json(path, {"a": np.nan})
-    assert '"a": [' in path.read_text() and [p.name for p in tmp_path.iterdir()] == ["s.json"]
+        jobs.write_json(table, {"a": np.nan})
+    jobs.save_state(state, {"k": 1}, STAMP)
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OSError, match=f"cannot write {state}: No space left"):
+        jobs.save_state(state, {"k": 2}, STAMP)
+    assert jobs.load_state(state, STAMP)["k"] == 1
+    assert table.read_text() == '{\n "a": [\n  0,\n  1\n ]\n}\n'
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "s.json"]
+
+
+def test_a_folder_in_the_place_of_a_file_is_told(tmp_path):
     (tmp_path / "t.png").mkdir()
     with pytest.raises(OSError, match="is a folder"):
         jobs.prepare(tmp_path, "t.json", "t.png")
 
 
-def kill(task, state, seconds):
-    os._exit(9)
-
-
 def test_a_worker_that_dies_is_an_error_with_a_reason(tmp_path):
     with pytest.raises(OSError, match="killed"):
-        jobs.resume(kill, {"a": {}, "b": {}}, tmp_path, STAMP, 2)
+        jobs.spread(os._exit, [9, 9], 2)
 
 
 NO_GUARD = """
 import sys
-
 sys.path.insert(0, sys.argv[1])
-import direction
-
-direction.measure(["gd", "adam"], ["discrete"], runs=2, steps=3, jobs=2)
+import jobs
+jobs.spread(abs, [1, 2], 2)
 """
 
 
