@@ -144,7 +144,8 @@ def search(f, G, c, active, precision):
     sizes, lengths, bounds, exact = abs(G), norm(G).clip(0.5), abs(c), G.astype(precision)
     columns = sizes.max(0)
     allowed = np.full(len(c), tolerance)  # grows where a constraint returns, lest rounding goes in circles
-    idle, rounding = np.zeros(len(c), bool), 4 * float(np.finfo(precision).eps) * sizes @ abs(f)
+    idle = np.zeros(len(c), bool)  # violated by rounding alone
+    rounding = 4 * float(np.finfo(precision).eps) * sizes @ abs(f)
     if np.linalg.matrix_rank(G[active] / columns.clip(1e-300)) < len(active):
         active = []
     weights, new = np.zeros(len(active)), None
@@ -156,9 +157,12 @@ def search(f, G, c, active, precision):
         if len(falls):
             shares = weights[falls] / (weights[falls] - goal[falls])
             gone = falls[(goal[falls] if new is None else shares).argmin()]  # of a wrong guess the worst
-            idle[new] |= new is not None and active[gone] == new  # it was violated by rounding alone
+            if active[gone] == new:
+                idle[new] = True
             active, weights = without(gone, active, weights + shares.min() * (goal - weights))
             continue
+        if new in active:
+            idle[:] = False
         weights, missing = goal, (c - exact @ v).astype(float)
         missing[active] = 0
         violated = (missing > allowed * (bounds + sizes @ abs(v.astype(float))) + rounding) & ~idle
