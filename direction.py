@@ -276,7 +276,7 @@ def limit(problem, w, h, good):
 
 def in_the_plane(model):
     """Whether a model is a neuron of two features, whose ways to its limits are shown."""
-    return getattr(model, "sizes", None) == (2, 1, 1)
+    return isinstance(model, MLP) and model.sizes == (2, 1, 1)
 
 
 def ways(states, path, good):

@@ -2,7 +2,8 @@
 
 A study is a file with measure(...), table(found) and figure(found). Its flags are made here, from the
 signature of its measure and FLAGS. A default stands in that signature, and None there is explained in its
-help. `jobs` alone differs: the command uses all cores. To add a study, name its file in STUDIES.
+help. `jobs` alone differs: the command uses all cores. To add a study, import its file here and name it in
+STUDIES. A parameter with a new name wants a line in FLAGS, and `lr` a dict RATES in the study's file.
 """
 
 import os
@@ -47,7 +48,7 @@ def measure_of(study):
 
 
 # for a notebook: experiments.direction(...) and the others
-direction, claims, margin, epsilon, crossover, starts = map(measure_of, STUDIES)
+globals().update({study: measure_of(study) for study in STUDIES})
 
 
 def main(argv=None):
@@ -84,7 +85,8 @@ def run(flags):
     study = flags.pop("study")
     module, measure = STUDIES[study], measure_of(study)
     known = parameters(measure)
-    flags["lr"] = learning_rates(flags["optimizers"], flags["lr"], module.RATES)
+    if "lr" in known:
+        flags["lr"] = learning_rates(flags["optimizers"], flags["lr"], module.RATES)
     settings = {name: value for name, value in flags.items() if name in known and name != "data"}
     if "images" in known:
         flags["train"] = settings["train"] = flags["train"] or module.images_for(flags["limit"])
@@ -97,12 +99,18 @@ def run(flags):
     out = jobs.prepare(flags["out"], *files[: 2 + hasattr(module, "page")])
     if "folder" in known:
         settings["folder"] = out / f"{study}.runs"
+    if "report" in known:
+        settings["report"] = Progress(study)
     try:
-        found = measure(report=Progress(study), **settings)
+        found = measure(**settings)
     except NotSeparable:
         raise ValueError(f"{flags['data']}: no linear model without constant separates the data") from None
     about = {"config": flags, "versions": jobs.versions()}
-    written = [jobs.write_json(out / files[0], about | {name: found[name] for name in KEPT if name in found})]
+    written = [
+        jobs.write_json(
+            out / files[0], about | {name: found[name] for name in found if name not in UNWRITTEN}
+        )
+    ]
     if hasattr(module, "page"):
         text = "\n".join(module.page(found)) + "\n"
         written.append(jobs.write(out / files[2], lambda path: path.write_text(text, "utf-8")))
@@ -121,8 +129,7 @@ def run(flags):
     return module.status(found) if hasattr(module, "status") else 0
 
 
-# what a result file holds of what was found, in this order
-KEPT = "data predictions kkt_points claims results slopes dial answers".split()
+UNWRITTEN = {"ways", "model", "proof", "remarks"}  # what tables and figures alone need of what was found
 
 
 def draw(module, found, momentum, path):

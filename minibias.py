@@ -364,7 +364,7 @@ def approximate_kkt(problem, w, h):
 
 
 def check_positive(whole=False, **values):
-    """Whether each value is a finite number above 0 or, if `whole`, a whole number from 1 on."""
+    """Raises ValueError unless each value is a finite number above 0 or, if `whole`, a whole one."""
     kind, expected = numbers.Real, "a finite number above 0"
     if whole:
         kind, expected = numbers.Integral, "a whole number from 1 on"
@@ -394,7 +394,7 @@ def as_runs(model, w, h=None):
 
 
 def check_separates(q):
-    """Whether the margins q (runs, N) of every run are positive."""
+    """Raises ValueError unless the margins q (runs, N) of every run are positive."""
     for run in np.flatnonzero(~(q.min(-1) > 0))[:1]:
         least = f"the least margin of run {run} is {q[run].min() + 0.0:.3g}"  # a -0 becomes 0
         raise ValueError(f"w must separate the data, but {least}; keep the runs whose margins are above 0")

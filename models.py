@@ -71,7 +71,7 @@ def Linear(d, outputs=1):
 
 def linear(model):
     """Whether a model is known to be linear, in w and in x; one's own of degree 1 need not be."""
-    return len(getattr(model, "sizes", ())) == 2
+    return isinstance(model, MLP) and len(model.sizes) == 2
 
 
 # Kinks, each a choice times something linear. Autograd takes a choice for a constant.
@@ -116,7 +116,7 @@ def winner(a, axis):
     return one
 
 
-TAPE = []  # the innermost `recorded`, `held` or `compared`, last: what it makes of each call of `choose`
+TAPE = []  # a stack, whose last entry, of the innermost `recorded`, `held` or `compared`, chooses
 
 
 def choose(use, z, make, *args):
@@ -321,7 +321,7 @@ def smallest(q):
 
 @primitive
 def log_logistic(q):
-    """log ℓ(q) of the logistic loss: about -q far right and log(-q) far left, exact in between."""
+    """log ℓ(q) of the logistic loss: it tends to -q far right and to log(-q) far left."""
     t = np.exp(-abs(q))
     with np.errstate(invalid="ignore"):
         right = np.where(t > 0, np.log(np.log1p(t) / t), 0.0) - q
@@ -341,7 +341,7 @@ defvjp(log_logistic, lambda ans, q: lambda g: -g * logistic_weight(q, ans))
 
 
 def check_model(model, x, outputs):
-    """Whether Φ fits x (N, d) and `outputs` (1 or K), and is homogeneous of the degree that it states.
+    """Raises ValueError unless Φ fits x (N, d) and `outputs` (1 or K) and is homogeneous of its degree.
 
     At two random w and three samples: Φ(2w, x) = 2^D Φ(w, x), Euler's identity <w, ∂Φ> = D Φ, and Φ of one w
     does not depend on the other.
@@ -353,7 +353,7 @@ def check_model(model, x, outputs):
         value = getattr(model, name, None)
         if not (isinstance(value, numbers.Integral) and value >= 1):
             raise ValueError(f"{about} must have a whole number `{name}` from 1 on, not {value!r}")
-    if getattr(model, "sizes", x.shape[1:])[0] != x.shape[1]:
+    if isinstance(model, MLP) and model.sizes[0] != x.shape[1]:
         raise ValueError(f"{about} takes {model.sizes[0]} features, but the data have {x.shape[1]}")
     w, D = np.random.default_rng(0).normal(size=(2, model.size)), model.degree
     try:

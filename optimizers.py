@@ -1,8 +1,8 @@
 """The dynamics: an optimizer is its conditioner h, and it has two clocks, the discrete update and the flow.
 
-`naive` below is the discrete update in six lines. Everything after it must equal it, and does more: a
-`State` holds all runs at one moment, `Discrete` and `Flow` are steps, which turn a state into the next, and
-`trajectory` drives any of them. To change the clock is to go on with another step.
+`naive` below is the discrete update in six lines, and `Discrete` must equal it. A `State` holds all runs at
+one moment. `Discrete` and `Flow` are steps, which turn a state into the next, and `trajectory` drives any of
+them. To change the clock is to go on with another step.
 """
 
 from copy import copy
@@ -35,9 +35,10 @@ class Conditioner:
 
     add(S, g2)                     the slide's sum after one more gradient
     relax(S, g2, log_g2, log_dt)   the slide's integral after a time dt at a constant gradient
-    inverse_square(S, t)           h^-2 > 0 (runs, p), from S at the time t > 0
+    inverse_square(S, t)           h^-2 > 0 (runs, p), from S at the time t >= 0
 
-    Times are in steps, and g2 = ∂L² (runs, p), beside which its logarithm stands since g2 underflows.
+    Times are in steps. g2 = ∂L² is (runs, p), beside which its logarithm stands since g2 underflows. t and
+    log_dt are numbers or (runs, 1): an S with more axes has to reshape them.
 
     eps      ε > 0, inside the root as on the slides; PyTorch and Keras add theirs (about 1e-8) outside it
     b        the decay in (0, 1): RMSProp's and Adam's sum forgets by e^-(1-b) a step, common libraries by b
@@ -132,7 +133,7 @@ class RMSProp(Conditioner):
 
     def longest(self, S, t, g2, log_g2, fraction):
         share = fraction * self.inverse_square(S, t) / np.abs(g2 - S)
-        return np.where(share < 1, np.log(-np.log1p(-np.minimum(share, 1)) / (1 - self.b)), np.inf)
+        return np.log(-np.log1p(-np.minimum(share, 1)) / (1 - self.b))  # infinite from a share of 1 on
 
 
 class Adam(RMSProp):
@@ -175,8 +176,11 @@ def learning_rates(optimizers, lr, usual):
     """A dict optimizer -> learning rate: what `lr` has, a number for all or a dict of some, else `usual`.
 
     usual    a dict of some optimizers' rates, and of the others' under None
+    Raises ValueError for a rate of an optimizer that is not there.
     """
     given = lr if isinstance(lr, dict) else {} if lr is None else dict.fromkeys(optimizers, lr)
+    if not set(given) <= set(optimizers):
+        raise ValueError(f"lr must name some of {', '.join(optimizers)}, not {', '.join(given)}")
     return {name: given.get(name, usual.get(name, usual[None])) for name in optimizers}
 
 
@@ -200,40 +204,51 @@ def with_epsilon(conditioner, eps):
 
 
 def check_conditioner(conditioner, size=3):
-    """Whether an object can stand as a conditioner, by what it makes of two random g² (2, size).
+    """Raises ValueError unless an object can stand as a conditioner, by what it makes of random g² (3, size).
 
-    What it gets wrong here would be a wrong number later, in silence. Raises ValueError.
+    What it gets wrong here would be a wrong number later, in silence.
     """
     if isinstance(conditioner, type):
         raise ValueError(f"the conditioner must be an object, not the class: {conditioner.__name__}()")
-    about, g2 = type(conditioner).__name__, np.random.default_rng(0).uniform(0.4, 3, (2, size))
+    about, g2 = type(conditioner).__name__, np.random.default_rng(0).uniform(0.4, 3, (3, size))
     for method in METHODS:
         if not callable(getattr(conditioner, method, None)):
             raise ValueError(f"{about} is no conditioner, it lacks the method {method}: see Conditioner")
-    add, h = conditioner.add, lambda S: conditioner.inverse_square(S, 5.0)
-    rate = lambda S, g2: (conditioner.relax(S, g2, np.log(g2), np.log(1e-6)) - S) / 1e-6
+    t, dt = np.array([[5.0], [7.0], [9.0]]), 1e-6 * np.array([[1.0], [2.0], [4.0]])  # as the flow passes them
+    add, inverse, one = conditioner.add, conditioner.inverse_square, slice(1, 2)
+    relax = lambda S, g2, dt: conditioner.relax(S, g2, np.log(g2), np.log(dt))
     try:
         with np.errstate(all="ignore"):
             zero, begun = (conditioner.begin(np.ones_like(g2)) for _ in range(2))
             S = add(zero, g2)
-            first, at_0, alone = h(S), conditioner.inverse_square_at_0(0 * g2), h(add(begun[:1], g2[:1]))
+            first, at_0 = inverse(S, t), conditioner.inverse_square_at_0(0 * g2)
             above = all((a > 0).all() and np.isfinite(a).all() for a in (first, at_0))
+            longest = np.shape(conditioner.longest(S, t, g2, np.log(g2), 0.1))
+            after, alone = relax(S, g2, 1e6 * dt), relax(S[one], g2[one], 1e6 * dt[one])
+            apart = np.allclose(inverse(add(begun[one], g2[one]), t[one]), first[one])
             # what forgets at the rate 1 - b in time forgets 1 - e^-(1-b) at once: up to 1.6 times less
-            rates = [(add(a, b) - a, rate(a, b)) for a, b in ((begun, g2), (S, 0 * g2))]
+            times = dt.reshape(3, *[1] * (S.ndim - 1))
+            rates = [(add(a, b) - a, (relax(a, b, dt) - a) / times) for a, b in ((begun, g2), (S, 0 * g2))]
             agrees = all((abs(slow - once) <= 0.6 * abs(once) + 1e-6).all() for once, slow in rates)
+            fresh = (inverse(S, t) == first).all() and (inverse(add(begun, g2), t) == first).all()
             facts = {
-                "begin must return shape (2, ...), 2 being the runs": len(zero) == 2,
-                "add must return a new S of the same shape": S.shape == begun.shape and (zero == begun).all(),
-                f"inverse_square must return shape {g2.shape}": first.shape == at_0.shape == g2.shape,
+                "begin must return shape (3, ...), 3 being the runs": len(zero) == 3,
+                "add must return a new S of the same shape (not S += ...)": S.shape == begun.shape
+                and (zero == begun).all(),
+                f"inverse_square must return shape {g2.shape}, not {first.shape}": first.shape == at_0.shape
+                and first.shape == g2.shape,
+                f"longest must return (3, {size}) or (3, 1), not {longest}": longest in (g2.shape, (3, 1)),
                 "inverse_square must be h^-2, finite and above 0, also at S = 0: is ε missing?": above,
-                "begin must begin all that is remembered, in S and not in self": (h(S) == first).all()
-                and (h(add(begun, g2)) == first).all(),
-                "inverse_square mixes the runs (is an axis=-1 missing?)": np.allclose(alone, first[:1]),
-                "inverse_square must not fall as S grows: it is h^-2": (h(add(S, 2 * g2)) >= first).all(),
+                "begin must begin anew: all that is remembered is in S, nothing in self": fresh,
+                "inverse_square mixes the runs (is an axis=-1 missing?)": apart,
+                "relax mixes the runs (is log_dt (runs, 1) to be reshaped?)": np.allclose(after[one], alone),
+                "inverse_square must not fall as S grows: it is h^-2": (
+                    (inverse(add(S, 2 * g2), t) >= first).all()
+                ),
                 "relax must agree with add to first order in time": agrees,
             }
     except Exception as problem:
-        raise ValueError(f"{about} fails at two runs of {size} parameters: {problem}") from problem
+        raise ValueError(f"{about} fails at three runs of {size} parameters: {problem}") from problem
     for expected, good in facts.items():
         if not good:
             raise ValueError(f"{about}.{expected}")
@@ -250,12 +265,12 @@ class State(NamedTuple):
     steps: int  # made so far
     log_t: np.ndarray  # (runs,) log of the time in steps, since the flow's steps grow like 1 / L
     alive: np.ndarray  # (runs,) whether the run still moves
-    overflow: np.ndarray  # (runs,) whether it stopped where its next step would not have been finite
+    overflow: np.ndarray  # (runs,) whether it stopped where its next step, or its start, is not finite
     memory: np.ndarray  # (runs, any) what else a step has to remember: momentum's m
 
 
 def start(problem, conditioner, w):
-    """The state of all runs at t = 0 with the parameters w (runs, p); problem and conditioner are checked."""
+    """The state of all runs at t = 0 with the parameters w (runs, p); w and the conditioner are checked."""
     w = np.array(as_runs(problem.model, w))
     check_conditioner(conditioner, problem.model.size)
     with np.errstate(all="ignore"):
@@ -342,7 +357,7 @@ class Flow:
 
     def __call__(self, state):
         with np.errstate(all="ignore"):
-            # where w, h and log L are heading: dw/dt = -lr L velocity, and L lr for the clock
+            # dw/dt = -lr L velocity, and d log L / dt = -lr L slope
             velocity, t = state.h * state.u, np.exp(state.log_t)[:, None]
             slope = (velocity * state.u).sum(-1)
             # a run without gradient has nowhere to go

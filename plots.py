@@ -8,6 +8,7 @@ from operator import itemgetter
 import numpy as np
 
 from minibias import unit
+from models import MLP
 
 # Okabe and Ito's palette, which the colour-blind can tell apart, and a mark for each as a second cue
 COLOURS = {"gd": "#000000", "adagrad": "#D55E00", "rmsprop": "#0072B2", "adam": "#009E73"}
@@ -163,6 +164,6 @@ def boundary(axes, model, w, reach, style):
     values = model(w, grid).reshape(len(across), -1)
     hue, width, zorder = style.values()
     axes.contour(across, across, values, [0], colors=[hue], linewidths=width, zorder=zorder)
-    if getattr(model, "degree", 1) > 1 and hasattr(model, "sizes"):
+    if isinstance(model, MLP) and model.degree > 1:
         for n in w[: 2 * model.sizes[1]].reshape(-1, 2):  # to one side, so that dots coincide
             axes.plot(*decision_line(n if tuple(n) > (0, 0) else -n, reach), ":", color=hue, lw=1, zorder=1)

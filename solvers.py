@@ -1,4 +1,4 @@
-"""Least distance, the largest margin in a cube, quadratic problems with λ >= 0: linear algebra alone.
+"""Least distance, the largest margin in a cube, quadratic problems, conjugate gradients: linear algebra.
 
 The first two ask `nearest_point`: which point of a polyhedron is nearest to a given one? Columns may differ
 in size by 1e8, rows by any factor. Its answers are checked, relative to the sizes of the terms they are of.
@@ -7,7 +7,7 @@ in size by 1e8, rows by any factor. Its answers are checked, relative to the siz
 import numpy as np
 
 EXTENDED = np.longdouble  # 64 bits on most processors; where it has only 53, fewer problems pass the checks
-GOOD = 1e-10  # what answers are checked to
+GOOD = 1e-10  # what residuals are checked to; v is then good to about 1e-8
 PROOF = 2e-15  # what a proof that there is none is checked to; rounding of its multipliers alone makes 2e-16
 
 
@@ -133,12 +133,12 @@ def refusal(G):
 
 
 def search(f, G, c, active, precision):
-    """The active constraints at the point nearest to f, v, their λ and v's last correction, from a guess.
+    """Which constraints are active at the v nearest to f, this v, their λ, and v's last correction.
 
-    It is Lawson and Hanson's search (1974). The most violated constraint, `new`, becomes active. Then λ moves
-    towards what makes all active ones hold with equality, until it is there or some λ_i is 0, which is active
-    no more. Where G_new depends on the active rows there is no such λ. Then λ moves along the dependence, and
-    if no λ_i falls there, no v satisfies all.
+    `active` is a guess at them. It is Lawson and Hanson's search (1974). The most violated constraint, `new`,
+    becomes active. Then λ moves towards what makes all active ones hold with equality, until it is there or
+    some λ_i is 0, which is active no more. Where G_new depends on the active rows there is no such λ. Then λ
+    moves along the dependence, and if no λ_i falls there, no v satisfies all.
     """
     tolerance = 1e-12 if precision is float else 100 * float(np.finfo(precision).eps)
     sizes, lengths, bounds, exact = abs(G), norm(G).clip(0.5), abs(c), G.astype(precision)
@@ -299,10 +299,10 @@ def descend(K, b, guess):
 
 
 def conjugate(product, r, d, longest, most):
-    """Steihaug's conjugate gradients for B x = r from d, and the lowest curvature <a, B a> / <a, a> met.
+    """d + x for the x of B x = r, by conjugate gradients from 0, stopped where ||d + x|| is `longest`.
 
-    product, r, d   a -> B a, and (runs, p); the result is d + x, no longer than `longest` (runs,)
-    It makes `most` steps at most. The Krylov space of a random r holds B's most negative directions soon.
+    product, r, d   a -> B a, and (runs, p); `longest` (runs,). It makes `most` steps at most (Steihaug 1983)
+    Also returns the lowest curvature <a, B a> / <a, a> met, which for a random r soon comes near B's lowest.
     """
     direction, square, lowest = r, (r * r).sum(-1), np.full(len(r), np.inf)
     small = 1e-16 * np.maximum(square, 1e-300)
@@ -313,7 +313,7 @@ def conjugate(product, r, d, longest, most):
         image = product(direction)
         curve, own = (direction * image).sum(-1), (direction * direction).sum(-1)
         lowest = np.where(going, np.minimum(lowest, curve / own), lowest)
-        # how far along the direction the end of reach is
+        # the length at which ||d + length direction|| is `longest`
         along_d, room = (d * direction).sum(-1), np.maximum(longest**2 - (d * d).sum(-1), 0)
         edge = (np.sqrt(along_d**2 + own * room) - along_d) / own
         far = going & ~(curve > square / edge)

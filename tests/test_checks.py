@@ -102,6 +102,22 @@ def remember(self, S, t):
     return self.eps + self.largest
 
 
+class TwoSums(Conditioner):
+    """S is (runs, 2, p), and log_dt (runs, 1) is not reshaped to it: with two runs it would fit by chance."""
+
+    def begin(self, w):
+        return np.zeros((len(w), 2, w.shape[1]))
+
+    def add(self, S, g2):
+        return S + g2[:, None]
+
+    def relax(self, S, g2, log_g2, log_dt):
+        return S + np.exp(log_dt) * g2[:, None]
+
+    def inverse_square(self, S, t):
+        return self.eps + S[:, 0]
+
+
 WRONG_CONDITIONERS = {
     "class": (AdaGrad, "must be an object, not the class: AdaGrad()"),
     "no methods": (object(), "object is no conditioner, it lacks the method begin"),
@@ -109,7 +125,7 @@ WRONG_CONDITIONERS = {
     "a root": (broken(AdaGrad, inverse_square=lambda self, S, t: 1 / np.sqrt(self.eps + S)), "must not fall"),
     "one number": (
         broken(AdaGrad, inverse_square=lambda self, S, t: self.eps + S.sum(-1)),
-        "Mine.inverse_square must return shape (2, 3)",
+        "Mine.inverse_square must return shape (3, 3), not (3,)",
     ),
     "dt for its log": (broken(AdaGrad, relax=lambda self, S, g2, log_g2, dt: S + dt * g2), "agree with add"),
     "another sum": (broken(AdaGrad, add=RMSProp.add), "agree with add"),
@@ -127,12 +143,19 @@ WRONG_CONDITIONERS = {
     ),
     "shapes that do not fit": (
         broken(AdaGrad, add=lambda self, S, g2: S + np.ones(5)),
-        "Mine fails at two runs of 3 parameters: operands could not be broadcast",
+        "Mine fails at three runs of 3 parameters: operands could not be broadcast",
     ),
-    "no runs in S": (broken(AdaGrad, begin=lambda self, w: np.zeros(3)), "begin must return shape (2, ...)"),
+    "no runs in S": (
+        broken(AdaGrad, begin=lambda self, w: np.zeros(3)),
+        "add must return a new S of the same shape",
+    ),
+    "log_dt not reshaped": (
+        TwoSums(),
+        "fails at three runs of 3 parameters: operands could not be broadcast",
+    ),
     "in place": (broken(AdaGrad, add=lambda self, S, g2: np.add(S, g2, out=S)), "add must return a new S"),
     "no eps": (broken(AdaGrad, __init__=lambda self: None), "has no attribute 'eps'"),
-    "state in self": (broken(AdaGrad, inverse_square=remember), "begin must begin all that is remembered"),
+    "state in self": (broken(AdaGrad, inverse_square=remember), "nothing in self"),
 }
 
 
@@ -213,6 +236,7 @@ def test_numbers_out_of_range_are_told():
         ({"runs": 0}, "runs must be a whole number from 1 on, not 0"),
         ({"steps": 2.5}, "steps must be a whole number from 1 on, not 2.5"),
         ({"lr": 0}, "lr must be a finite number above 0, not 0"),
+        ({"lr": {"gdd": 1.0}}, "lr must name some of gd, adagrad, rmsprop, adam, not gdd"),
         ({"data": ([[1.0, 2.0], [2.0, 1.0]], [1, -1, 1])}, "x must be (N, d) and y (N,) with one N"),
     ],
 )

@@ -1,12 +1,15 @@
 """Facts about the house: imports run one way, an import changes nothing, studies run from plain Python."""
 
 import ast
+import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import crossover
 import direction
@@ -132,3 +135,18 @@ def test_a_name_in_conditioners_is_found_by_the_command(monkeypatch, tmp_path):
     monkeypatch.setitem(CONDITIONERS, "norm", Norm)
     flags = ["--optimizers", "norm", "--runs", "2", "--steps", "3", "--jobs", "2", "--out", str(tmp_path)]
     assert experiments.main(["direction", *flags]) == 0
+
+
+def test_a_study_is_added_by_its_file_and_its_name_at_the_door(monkeypatch, tmp_path, capsys):
+    def measure(runs=2, seed=0):
+        """A study of one number."""
+        return {"results": [{"number": runs + seed}], "model": "not written"}
+
+    study = types.SimpleNamespace(
+        measure=measure, table=lambda found: ["a line"], figure=lambda found: Figure()
+    )
+    monkeypatch.setitem(experiments.STUDIES, "added", study)
+    assert experiments.main(["added", "--runs", "3", "--out", str(tmp_path)]) == 0
+    assert "a line" in capsys.readouterr().out and (tmp_path / "added.png").exists()
+    content = json.loads((tmp_path / "added.json").read_text())
+    assert (content["config"]["runs"], content["results"]) == (3, [{"number": 3}]) and "model" not in content
