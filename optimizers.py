@@ -190,7 +190,7 @@ def conditioners(optimizers, eps=1e-5, b=0.9):
     optimizers   names in CONDITIONERS, which get ε and b; None for all of them; or such a dict, with one's
                  own conditioners, which stay as they are
     """
-    if isinstance(optimizers, dict):
+    if optimizers and isinstance(optimizers, dict):
         return dict(optimizers)
     return {name: CONDITIONERS[name](eps, b) for name in chosen("optimizers", optimizers, CONDITIONERS)}
 

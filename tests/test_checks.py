@@ -235,6 +235,7 @@ def test_numbers_out_of_range_are_told():
         ({"model": "mlp"}, "the model must be neuron, linear or mlp:WIDTH[,WIDTH...], not 'mlp'"),
         ({"runs": 0}, "runs must be a whole number from 1 on, not 0"),
         ({"steps": 2.5}, "steps must be a whole number from 1 on, not 2.5"),
+        ({"optimizers": {}}, "optimizers must be some of gd, adagrad, rmsprop, adam, not none"),
         ({"lr": 0}, "lr must be a finite number above 0, not 0"),
         ({"lr": {"gdd": 1.0}}, "lr must name some of gd, adagrad, rmsprop, adam, not gdd"),
         ({"data": ([[1.0, 2.0], [2.0, 1.0]], [1, -1, 1])}, "x must be (N, d) and y (N,) with one N"),
