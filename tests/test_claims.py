@@ -39,7 +39,18 @@ SUBJECTS = [case(name, CONDITIONERS[name]) for name in ("adagrad", "adam", "rmsp
 SUBJECTS += [case("onesum", OneSum), case("rmsprop", Outside), case("adagrad", GD)]
 SUBJECTS += [Qian(lr, optimizer(1e-8), 2000) for optimizer in (AdaGrad, GD) for lr in claims.QIAN_RATES]
 RECORDED = (160, 1600, 2000, 2500, 4000, 5000, 8000, 10_000, 16_000)  # half as many steps as in the study
-SLOW = ("networks", "several", "momentum", "loss", "h_of_adagrad", "h_becomes", "discrete", "starts", "large")
+SLOW = (
+    "networks",
+    "several",
+    "momentum",
+    "loss",
+    "h_of",
+    "h_becomes",
+    "discrete",
+    "starts",
+    "large",
+    "limits",
+)
 JOB = claims.job  # which some tests replace
 
 
