@@ -154,9 +154,12 @@ def search(f, G, c, active, precision):
         factors = factor(A)
         v, goal, error = on_equality(f, A, c[active], factors, precision)
         falls = np.flatnonzero(goal < 0)
+        if len(falls) and new is None:  # of a wrong guess those with λ >= 0 stay
+            active, weights = [i for i, weight in zip(active, goal) if weight >= 0], goal[goal >= 0]
+            continue
         if len(falls):
             shares = weights[falls] / (weights[falls] - goal[falls])
-            gone = falls[(goal[falls] if new is None else shares).argmin()]  # of a wrong guess the worst
+            gone = falls[shares.argmin()]
             if active[gone] == new:
                 idle[new] = True
             active, weights = without(gone, active, weights + shares.min() * (goal - weights))
