@@ -17,8 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models import unmasked
-
 # ---------------------------------------------------------------------------------------------- made
 
 
@@ -95,6 +93,17 @@ def labelled(x, y):
     if not 1e-50 < largest < 1e50:
         raise ValueError(f"the largest entry of x must be in 1e-50..1e50, not {largest:g}; scale the data")
     return x, *coded(y)
+
+
+def unmasked(name, a):
+    """An array, a list or a frame as an array. Raises ValueError where entries are masked or rows ragged."""
+    parts = a if isinstance(a, (list, tuple)) else [a]
+    if any(np.ma.is_masked(part) for part in parts):
+        raise ValueError(f"{name} has masked entries, expected an array without: leave those samples out")
+    try:
+        return np.asarray(a)
+    except ValueError:
+        raise ValueError(f"{name} must be an array, with as many entries in each row") from None
 
 
 def one_column(y):

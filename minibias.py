@@ -13,9 +13,9 @@ from typing import NamedTuple
 import autograd.numpy as np
 from autograd.core import make_vjp
 
-from datasets import classes, labelled
+from datasets import classes, labelled, unmasked
 from kinks import Choices, climb, groups, longest, scattered, taken
-from models import LOSSES, check_model, linear, unmasked
+from models import LOSSES, check_model, linear
 from solvers import NotSeparable, least_norm, nearest_point, norm, shortened, unit  # noqa: F401
 
 

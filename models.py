@@ -380,14 +380,3 @@ def check_model(model, x, outputs):
     if np.abs(slope - D * (phi * phi).sum()) > tolerance * D * (phi * phi).sum():
         why = "autograd does not see all of it (are its functions those of autograd.numpy?)"
         raise ValueError(f"{about} breaks Euler's identity <w, ∂Φ> = {D} Φ: {why}")
-
-
-def unmasked(name, a):
-    """An array, a list or a frame as an array. Raises ValueError where entries are masked or rows ragged."""
-    parts = a if isinstance(a, (list, tuple)) else [a]
-    if any(np.ma.is_masked(part) for part in parts):
-        raise ValueError(f"{name} has masked entries, expected an array without: leave those samples out")
-    try:
-        return np.asarray(a)
-    except ValueError:
-        raise ValueError(f"{name} must be an array, with as many entries in each row") from None

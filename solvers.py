@@ -141,7 +141,7 @@ def search(f, G, c, active, precision):
     moves along the dependence, and if no λ_i falls there, no v satisfies all.
     """
     tolerance = 1e-12 if precision is float else 100 * float(np.finfo(precision).eps)
-    sizes, lengths, bounds, exact = abs(G), norm(G).clip(0.5), abs(c), G.astype(precision)
+    sizes, lengths, bounds, exact = abs(G), norm(G).clip(0.5), abs(c), G.astype(precision, copy=False)
     columns = sizes.max(0)
     allowed = np.full(len(c), tolerance)  # grows where a constraint returns, lest rounding goes in circles
     idle = np.zeros(len(c), bool)  # violated by rounding alone
@@ -218,7 +218,7 @@ def on_equality(f, A, c, factors, precision):
     Residuals are in this precision, corrections are floats (Björck 1967).
     """
     Q, inverse = factors
-    f, A, c = (a.astype(precision) for a in (f, A, c))
+    f, A, c = (a.astype(precision, copy=False) for a in (f, A, c))
     v, multipliers = f, np.zeros(len(A), precision)
     for _ in range(1 if precision is float else 3):
         off, missing = (f - v + multipliers @ A).astype(float), (c - A @ v).astype(float)
